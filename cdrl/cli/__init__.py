@@ -1,0 +1,33 @@
+"""The command line: one small file per group of commands. Heavy libraries load inside a command, never at start-up."""
+
+import os
+import sys
+
+import typer
+from rich.console import Console
+
+from cdrl.errors import CdrlError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="cdrl",
+    help="Train, search, score and ship cooperative diffusion recovery likelihood models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """Entry point `cdrl`: one line on standard error and exit code 2 for the user's mistakes, 1 for failures."""
+    from cdrl.cli import groups
+
+    groups.attach(app)
+    try:
+        app()
+    except CdrlError as error:
+        if os.environ.get("CDRL_TRACEBACK"):
+            raise
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {' '.join(str(error).split())}", highlight=False)
+        sys.exit(error.exit_code)

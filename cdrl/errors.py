@@ -1,0 +1,72 @@
+"""Errors with a name. Each message says what, where, what was expected, what was found and what to do.
+
+The command line prints one such line and exits with `exit_code`: 2 for what the user can mend, 1 for a failure.
+"""
+
+__all__ = [
+    "CdrlError",
+    "ConfigError",
+    "DataError",
+    "Diverged",
+    "GateFailed",
+    "JobFailed",
+    "RegistryError",
+    "StorageError",
+    "TrackingError",
+]
+
+
+class CdrlError(Exception):
+    """Any error that this project raises on purpose."""
+
+    exit_code = 2
+
+
+class ConfigError(CdrlError):
+    """A setting is unknown, of the wrong type, out of range, or contradicts another."""
+
+
+class DataError(CdrlError):
+    """A source, a shard or a manifest is missing, damaged or of the wrong shape."""
+
+
+class StorageError(CdrlError):
+    """A file or an object store cannot be reached, read or written."""
+
+
+class TrackingError(CdrlError):
+    """The tracking server cannot be reached or refuses the request."""
+
+
+class RegistryError(CdrlError):
+    """A model, a version or a package does not exist or is not what it claims to be."""
+
+
+class GateFailed(CdrlError):
+    """A promotion was refused; the message holds the reasons."""
+
+
+class JobFailed(CdrlError):
+    """A job on the cluster ended in failure."""
+
+    exit_code = 1
+
+
+class Diverged(CdrlError):
+    """Training left the finite or the plausible before an optimizer moved.
+
+    Attributes:
+        level: the noise level (0 ... num_levels-1) at which it was seen.
+        step: the update that was not applied.
+        value: what was seen, by name, e.g. `{"f_neg": nan}`.
+    """
+
+    exit_code = 1
+
+    def __init__(self, level: int, step: int, value: dict[str, float]) -> None:
+        self.level, self.step, self.value = level, step, value
+        seen = ", ".join(f"{name}={number:g}" for name, number in value.items())
+        super().__init__(f"training diverged at level {level}, update {step}: {seen}; the update was not applied")
+
+    def __reduce__(self) -> tuple[type["Diverged"], tuple[int, int, dict[str, float]]]:
+        return Diverged, (self.level, self.step, self.value)  # it crosses process borders
