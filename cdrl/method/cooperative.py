@@ -1,0 +1,189 @@
+r"""One training update of one pair (spec sections 5 and 6).
+
+The initializer proposes, a short chain refines, and both learn from the result: the energy net raises f on data and
+lowers it on refined samples, the initializer moves its draw to where the chain took it ("MCMC teaching").
+
+    loss_energy      = mean  w_t ( f(y_neg) - f(y_pos) )                     w_t = sigma_ts(level 0) / sigma_ts
+    loss_initializer = mean  | y_neg - y_init |^2   [+ anchor * | posterior mean - g(x_t) |^2, ours]
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from cdrl.errors import Diverged
+from cdrl.method.langevin import RecoveryTarget, langevin
+from cdrl.method.nets import frozen, power_iterate
+from cdrl.method.pairs import Pair
+from cdrl.method.rng import Rng
+from cdrl.method.schedule import Schedule, Transition
+
+__all__ = ["Optimizers", "StepMetrics", "Synchronise", "cooperative_step", "initializer_step", "noised_pair"]
+
+Synchronise = Callable[[Iterable[nn.Parameter]], None]
+"""Averages gradients over the replicas of a pair, in place."""
+
+
+@dataclass(frozen=True)
+class Optimizers:
+    """One optimizer for each net of a pair; `initializer` is None where the pair has none."""
+
+    energy: Optimizer
+    initializer: Optimizer | None
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    """What one update saw, as numbers of this replica's part of the batch."""
+
+    loss_energy: float = 0.0
+    loss_initializer: float = 0.0
+    f_pos: float = 0.0
+    f_neg: float = 0.0
+    displacement: float = 0.0  # rms of y_neg - y_init per pixel, in units of the chain's own noise, sqrt(K step_size)
+    grad_norm_energy: float = 0.0  # before clipping
+    grad_norm_initializer: float = 0.0
+
+
+def noised_pair(tr: Transition, x_0: Tensor, rng: Rng, *, shared_noise: bool) -> tuple[Tensor, Tensor]:
+    """(x_s, x_t), each like x_0: one noise draw for both (CDRL's variance reduction), or DRL's forward step."""
+    if shared_noise:
+        eps = rng.normal(x_0)
+        return tr.alpha_s * x_0 + tr.sigma_s * eps, tr.alpha_t * x_0 + tr.sigma_t * eps
+    step_noise = rng.normal(x_0)
+    x_s = tr.alpha_s * x_0 + tr.sigma_s * rng.normal(x_0)
+    return x_s, tr.alpha_ts * x_s + tr.sigma_ts * step_noise
+
+
+def cooperative_step(
+    pair: Pair,
+    optimizers: Optimizers,
+    schedule: Schedule,
+    x_0: Tensor,
+    level: Tensor,
+    label: Tensor | None,
+    *,
+    num_steps: int,
+    rng: Rng,
+    step: int = 0,
+    shared_noise: bool = True,
+    clip_norm: float = 1.0,
+    anchor: float = 0.0,
+    synchronise: Synchronise | None = None,
+) -> StepMetrics:
+    """Update both nets of a pair once.
+
+    Args:
+        pair: the live nets; chains run on these bare modules.
+        optimizers: with their learning rates set for this update.
+        x_0: (B, ...) data in [-1, 1].
+        level: (B,) levels, all served by this pair.
+        label: (B,) classes, 0 = none; None for an unconditional pair.
+        num_steps: K.
+        step: number of this update, for the message of a divergence.
+        clip_norm: global gradient norm of each net.
+        anchor: weight of the regression to the posterior mean beside the teaching loss (0 = paper).
+        synchronise: averages gradients over replicas before clipping.
+
+    Raises:
+        Diverged: f or a gradient is not finite; no optimizer has moved.
+    """
+    tr = schedule.transition(level, x_0)
+    power_iterate(pair.energy)  # the only one of this update: positives, chain and negatives share their weights
+    x_s, x_t = noised_pair(tr, x_0, rng, shared_noise=shared_noise)
+    y_pos = tr.scale * x_s
+    mean, y_init = pair.propose(x_t, tr, label, rng, dropout=rng)
+    with frozen(pair.energy):
+        f = partial(pair.energy, logsnr=tr.logsnr_s, label=label)
+        target = RecoveryTarget(f, tr, x_t, pair.base_measure)
+        y_neg = langevin(target, y_init.detach(), num_steps=num_steps, rng=rng)
+
+    twice = None if label is None else torch.cat([label, label])
+    f_pos, f_neg = pair.energy(torch.cat([y_pos, y_neg]), torch.cat([tr.logsnr_s, tr.logsnr_s]), twice).chunk(2)
+    loss_energy = (tr.loss_weight.flatten() * (f_neg - f_pos)).mean()
+    moved = (y_neg - y_init).flatten(1)
+    loss_initializer = moved.square().sum(dim=1).mean()
+    losses = [(pair.energy, loss_energy)]
+    if pair.initializer is not None:
+        if anchor:
+            loss_initializer = loss_initializer + anchor * _posterior_loss(mean, tr, x_0, x_t)
+        losses.append((pair.initializer, loss_initializer))
+    norms = _gradients(losses, clip_norm, synchronise)
+    _refuse_divergence(level, step, torch.stack([f_pos, f_neg, moved.detach().square().sum(dim=1)]), norms)
+
+    optimizers.energy.step()
+    if optimizers.initializer is not None:
+        optimizers.initializer.step()
+    noise = (max(num_steps, 1) * tr.step_size).sqrt().flatten()
+    return StepMetrics(
+        loss_energy=loss_energy.item(),
+        loss_initializer=loss_initializer.item(),
+        f_pos=f_pos.mean().item(),
+        f_neg=f_neg.mean().item(),
+        displacement=(moved.detach().square().mean(dim=1).sqrt() / noise).mean().item(),
+        grad_norm_energy=norms[0].item(),
+        grad_norm_initializer=norms[-1].item() if pair.initializer is not None else 0.0,
+    )
+
+
+def initializer_step(
+    pair: Pair,
+    optimizers: Optimizers,
+    schedule: Schedule,
+    x_0: Tensor,
+    level: Tensor,
+    label: Tensor | None,
+    *,
+    rng: Rng,
+    step: int = 0,
+    shared_noise: bool = True,
+    clip_norm: float = 1.0,
+    synchronise: Synchronise | None = None,
+) -> StepMetrics:
+    """Update the initializer alone, by regression to the posterior mean E[y | x_t, x_0]; ours, for short budgets.
+
+    Arguments and errors as in `cooperative_step`.
+    """
+    assert pair.initializer is not None and optimizers.initializer is not None
+    tr = schedule.transition(level, x_0)
+    _, x_t = noised_pair(tr, x_0, rng, shared_noise=shared_noise)
+    mean, _ = pair.propose(x_t, tr, label, rng, dropout=rng)
+    loss = _posterior_loss(mean, tr, x_0, x_t)
+    norms = _gradients([(pair.initializer, loss)], clip_norm, synchronise)
+    _refuse_divergence(level, step, loss.detach().expand(1, len(level)), norms)
+    optimizers.initializer.step()
+    return StepMetrics(loss_initializer=loss.item(), grad_norm_initializer=norms[0].item())
+
+
+def _posterior_loss(mean: Tensor, tr: Transition, x_0: Tensor, x_t: Tensor) -> Tensor:
+    return (tr.scale * tr.posterior_mean(x_0, x_t) - mean).flatten(1).square().sum(dim=1).mean()
+
+
+def _gradients(
+    losses: list[tuple[nn.Module, Tensor]], clip_norm: float, synchronise: Synchronise | None
+) -> list[Tensor]:
+    """Fresh gradients of each net from its loss, averaged over replicas, then clipped; the norms before clipping."""
+    norms = []
+    for net, loss in losses:
+        net.zero_grad(set_to_none=True)
+        loss.backward()
+        if synchronise is not None:
+            synchronise(net.parameters())
+        norms.append(nn.utils.clip_grad_norm_(net.parameters(), clip_norm))
+    return norms
+
+
+def _refuse_divergence(level: Tensor, step: int, seen: Tensor, norms: list[Tensor]) -> None:
+    """Raise where a quantity per sample (rows of `seen`) or a gradient norm is not finite.
+
+    Norms are of averaged gradients, so that every replica refuses the same update.
+    """
+    if torch.stack(norms).isfinite().all():
+        return
+    value = {f"gradient norm {number}": norm.item() for number, norm in enumerate(norms) if not norm.isfinite()}
+    worst = int(seen.isfinite().all(dim=0).int().argmin())
+    raise Diverged(level=int(level[worst]), step=step, value=value)
