@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from cdrl.errors import ConfigError
 
@@ -40,6 +40,13 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise ValueError("expected no true or false here")
+        return value
+
 
 class DataConfig(Section):
     """The prepared dataset that a run reads."""
@@ -48,7 +55,7 @@ class DataConfig(Section):
     shape: tuple[int, ...] = Field((3, 32, 32), description="(channels, height, width), or (dims,) for points")
     num_classes: int = Field(0, ge=0, description="classes of the label; 0 = unconditional")
     flip: bool = Field(True, description="mirror images left-right with probability 1/2")
-    cache: str | None = Field(None, description="where shards from S3 are kept; default: cdrl-cache under the temp folder")
+    cache: str | None = Field(None, description="where shards from S3 are kept; default: cdrl-cache in the temp folder")
 
 
 class ScheduleConfig(Section):
@@ -265,7 +272,9 @@ def validate(tree: dict[str, Any], where: str) -> Config:
         raise ConfigError(f"{where}: " + "; ".join(_explain(e) for e in error.errors())) from None
 
 
-def _read(source: str) -> dict[str, Any]:
+def _read(source: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
+    if source in above:
+        raise ConfigError(f"{source}: its base leads back to itself: {' -> '.join([*above, source])}")
     known = presets()
     path = Path(source)
     if source in known:
@@ -275,6 +284,8 @@ def _read(source: str) -> dict[str, Any]:
             text = path.read_text()
         except OSError as error:
             raise ConfigError(f"{source}: cannot read the file: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise ConfigError(f"{source}: not a text file in UTF-8") from None
     else:
         nearest = difflib.get_close_matches(source, known, n=1)
         hint = f"did you mean {nearest[0]!r}?" if nearest else f"presets: {', '.join(known)}"
@@ -286,11 +297,7 @@ def _read(source: str) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise ConfigError(f"{source}: expected a mapping of settings, got {type(tree).__name__}")
     base = tree.pop("base", None)
-    if base is None:
-        return tree
-    if base == source:
-        raise ConfigError(f"{source}: base names the file itself")
-    return _merge(_read(str(base)), tree)
+    return tree if base is None else _merge(_read(str(base), (*above, source)), tree)
 
 
 def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -306,7 +313,8 @@ def _nest(path: list[str], value: Any) -> dict[str, Any]:
 
 
 def _explain(error: Any) -> str:
-    path = [str(part) for part in error["loc"] if not str(part).startswith(("tuple[", "literal[", "float", "constrained"))]
+    branches = ("tuple[", "literal[", "float", "constrained")  # pydantic's names for the branches of a union
+    path = [str(part) for part in error["loc"] if not str(part).startswith(branches)]
     dotted = ".".join(path) or "pairs and schedule"
     if error["type"] == "extra_forbidden":
         nearest = difflib.get_close_matches(path[-1], _fields(path[:-1]), n=1)

@@ -5,6 +5,7 @@ import sys
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from cdrl.errors import CdrlError
 
@@ -29,5 +30,6 @@ def main() -> None:
     except CdrlError as error:
         if os.environ.get("CDRL_TRACEBACK"):
             raise
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {' '.join(str(error).split())}", highlight=False)
+        line = escape(" ".join(str(error).split()))
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {line}", highlight=False)
         sys.exit(error.exit_code)
