@@ -1,0 +1,106 @@
+"""The manifest: what a prepared dataset is. It is written last, so a half-written set does not exist."""
+
+import hashlib
+import json
+import re
+from functools import cached_property
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from cdrl import storage
+from cdrl.errors import DataError
+
+__all__ = ["FILE_NAME", "SHARD_NAME", "Manifest", "Shard", "Split"]
+
+FILE_NAME = "manifest.json"
+SHARD_NAME = re.compile(r"^(train|holdout)-[0-9]{5,}-[0-9a-f]{12}\.arrow$")
+FORMAT: Literal[1] = 1
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Shard(Part):
+    """One Arrow IPC file: columns `image` (fixed-shape tensor) and `label` (int32; 0 = none, 1 ... C = class)."""
+
+    # names come from a file and become paths: no separators, no dots in front
+    name: str = Field(pattern=SHARD_NAME)
+    rows: int = Field(gt=0)
+    bytes: int = Field(gt=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class Split(Part):
+    """Rows in the order of their shards; `label_counts[c]` rows have label c (0 = none, 1 ... C = class)."""
+
+    rows: int = Field(ge=0)
+    label_counts: tuple[int, ...]
+    shards: tuple[Shard, ...]
+
+
+class Manifest(Part):
+    """A dataset as prepared: where it came from, what its rows look like, and which shards hold them.
+
+    Attributes:
+        source, options: what `cdrl data prepare` was asked for.
+        shape: (channels, height, width) of an image, or (dims,) of a point.
+        dtype: `uint8`, pixels 0 ... 255, or `float32`, coordinates.
+        class_names: C names; label c is `class_names[c - 1]`. Empty if there are no labels.
+        mean, std: of the train split per channel or coordinate, in the units of dtype.
+    """
+
+    format: Literal[1] = FORMAT
+    source: str
+    options: dict[str, Any]
+    shape: tuple[int, ...]
+    dtype: Literal["uint8", "float32"]
+    class_names: tuple[str, ...]
+    splits: dict[Literal["train", "holdout"], Split]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 (hex) over the canonical JSON of everything else; through the shards' digests, over every pixel."""
+        content = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    @classmethod
+    def read(cls, uri: str) -> "Manifest":
+        """Read the manifest of the dataset at `uri` and check its digest.
+
+        Raises:
+            DataError: no dataset there, or a manifest that is damaged or of another format.
+            StorageError: the place cannot be reached.
+        """
+        place = storage.join(uri, FILE_NAME)
+        if not storage.exists(place):
+            hint = f"make one with: cdrl data prepare SOURCE {uri}"
+            raise DataError(f"{uri}: no dataset here ({FILE_NAME} is missing); {hint}")
+        try:
+            tree = json.loads(storage.read_bytes(place))
+            if tree.get("format") != FORMAT:
+                found = tree.get("format")
+                raise DataError(f"{place}: expected format {FORMAT}, got {found!r}; prepare the data again")
+            stated = tree.pop("digest", None)
+            manifest = cls.model_validate(tree)
+        except ValidationError as error:
+            first = error.errors()[0]
+            reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+            raise DataError(f"{place}: not a valid manifest: {reason}; prepare the data again") from None
+        except (ValueError, AttributeError):
+            raise DataError(f"{place}: not a valid manifest: it is no JSON object; prepare the data again") from None
+        if stated != manifest.digest:
+            raise DataError(f"{place}: changed after it was written: digest {stated!r}, content {manifest.digest!r}")
+        return manifest
+
+    def write(self, uri: str) -> None:
+        """Write to the dataset at `uri`: the last file, which makes it visible.
+
+        Raises:
+            StorageError: the place cannot be reached or written.
+        """
+        tree = {**self.model_dump(mode="json"), "digest": self.digest}
+        storage.write_bytes(storage.join(uri, FILE_NAME), json.dumps(tree, indent=1).encode())
