@@ -168,6 +168,9 @@ class ClusterConfig(Section):
 class RunConfig(Section):
     """Where a run lives and how often it speaks. No part of the run's identity."""
 
+    name: str | None = Field(
+        None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$", description="the run's folder; default: made from its identity"
+    )
     root: str = Field("runs", description="local folder of runs, pictures and the default tracking database")
     storage: str | None = Field(None, description="where checkpoints go: a path or s3://; default: root")
     log_every: int = Field(50, ge=1, description="updates between metric records")
@@ -226,8 +229,13 @@ class Config(Section):
 
     @property
     def run_id(self) -> str:
-        """`name-` + 8 hex digits of the identity: the same command finds its run again."""
-        return f"{self.name}-{_digest(self.identity)[:8]}"
+        """`run.name`, or `name-` + 8 hex digits of the identity: the same command finds its run again."""
+        return self.run.name or f"{self.name}-{self.identity_digest[:8]}"
+
+    @property
+    def identity_digest(self) -> str:
+        """SHA-256 (hex) of the identity."""
+        return _digest(self.identity)
 
 
 def _digest(tree: Any) -> str:

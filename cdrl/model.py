@@ -1,0 +1,249 @@
+"""What is shipped: a ladder of averaged pairs with its schedule, configuration and class names.
+
+On disk a model is a directory of `model.json` + `pair-00.safetensors`, ...: a checkpoint contains one, a package is one.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from cdrl import __version__
+from cdrl import config as configuration
+from cdrl.config import Config, SamplingConfig, ScheduleConfig
+from cdrl.errors import ConfigError, RegistryError
+from cdrl.method import schedule as schedules
+from cdrl.method.nets import EnergyNet, Initializer, PointInitializer
+from cdrl.method.pairs import Pair, PairLadder, groups_of_levels
+from cdrl.method.rng import Rng
+from cdrl.method.sampling import sample
+from cdrl.method.schedule import Schedule
+from cdrl.storage import sha256_file
+
+__all__ = ["Model", "build_ladder", "build_schedule", "load_tensors", "pair_file"]
+
+FORMAT = 1
+
+
+def build_schedule(config: ScheduleConfig) -> Schedule:
+    """The schedule that a configuration describes."""
+    if config.family == "cosine":
+        logsnr = schedules.cosine(config.num_levels, config.logsnr_max, config.logsnr_min)
+    else:
+        logsnr = schedules.drl_t6(config.num_levels)
+    return Schedule(logsnr, config.step_scale, config.step_growth)
+
+
+def build_ladder(config: Config) -> PairLadder:
+    """Fresh pairs; the caller seeds torch's global generator, from which initial weights are drawn."""
+    groups = groups_of_levels(config.pairs, config.schedule.num_levels)
+    return PairLadder(groups, lambda: _build_pair(config))
+
+
+def _build_pair(config: Config) -> Pair:
+    data, energy, initializer = config.data, config.energy, config.initializer
+    is_image = len(data.shape) == 3
+    if is_image != (energy.kind == "conv") or (initializer and is_image != (initializer.kind == "unet")):
+        raise ConfigError(f"data.shape {list(data.shape)} does not go with energy.kind {energy.kind!r}")
+    if is_image and data.shape[1] != data.shape[2]:
+        raise ConfigError(f"data.shape: images must be square, got {list(data.shape)}")
+    f = EnergyNet(
+        data.shape[0],
+        energy.width,
+        energy.multipliers,
+        energy.num_blocks,
+        patch=energy.patch,
+        embedding_width=energy.embedding_width,
+        num_classes=data.num_classes,
+        dense=energy.kind == "mlp",
+    )
+    g: torch.nn.Module | None = None
+    if initializer is not None and initializer.kind == "mlp":
+        g = PointInitializer(data.shape[0], initializer.width, initializer.groups)
+    elif initializer is not None:
+        g = Initializer(
+            data.shape[0],
+            data.shape[1],
+            initializer.width,
+            initializer.multipliers,
+            initializer.num_blocks,
+            attention_resolutions=initializer.attention_resolutions,
+            groups=initializer.groups,
+            dropout=initializer.dropout,
+            patch=initializer.patch,
+            num_classes=data.num_classes,
+        )
+    return Pair(f, g, energy.base_measure)
+
+
+@dataclass
+class Model:
+    """A trained ladder, ready to sample.
+
+    Attributes:
+        config: the run's resolved configuration.
+        ladder: averaged weights, singular vectors converged.
+        class_names: the name of label c is class_names[c - 1]; empty for unlabelled data.
+        manifest_digest: SHA-256 of the training data's manifest.
+        step: updates behind these weights.
+    """
+
+    config: Config
+    ladder: PairLadder
+    class_names: tuple[str, ...]
+    manifest_digest: str
+    step: int
+    schedule: Schedule = field(init=False)
+    digest: str = field(init=False, default="")
+
+    def __post_init__(self) -> None:
+        self.schedule = build_schedule(self.config.schedule)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.ladder.parameters()).device
+
+    def write(self, directory: Path) -> None:
+        """Write `pair-*.safetensors`, then `model.json` with their digests, into an existing directory."""
+        weights = {pair_file(number): pair.state_dict() for number, pair in enumerate(self.ladder.pairs)}
+        for name, tensors in weights.items():
+            safetensors.torch.save_file({key: value.contiguous() for key, value in tensors.items()}, directory / name)
+        self.write_card(directory)
+
+    def write_card(self, directory: Path) -> None:
+        """Write `model.json` for weight files that lie in the directory already."""
+        card = {
+            "format": FORMAT,
+            "cdrl_version": __version__,
+            "config": self.config.model_dump(mode="json"),
+            "config_digest": self.config.digest,
+            "class_names": self.class_names,
+            "manifest_digest": self.manifest_digest,
+            "step": self.step,
+            "files": {
+                pair_file(number): sha256_file(directory / pair_file(number))
+                for number in range(len(self.ladder.pairs))
+            },
+        }
+        text = json.dumps(card, indent=1, sort_keys=True)
+        (directory / "model.json").write_text(text)
+        self.digest = hashlib.sha256(text.encode()).hexdigest()
+
+    @classmethod
+    def load(cls, directory: str | Path, device: torch.device | str = "cpu") -> "Model":
+        """Read a checkpoint or package directory; nothing is unpickled and every weight file's digest is checked.
+
+        Raises:
+            RegistryError: a file is missing, damaged or does not fit the configuration.
+        """
+        directory = Path(directory)
+        try:
+            text = (directory / "model.json").read_text()
+            card = json.loads(text)
+            config = configuration.validate(card["config"], where=str(directory / "model.json"))
+            ladder = build_ladder(config)
+            for number, pair in enumerate(ladder.pairs):
+                name = pair_file(number)
+                pair.load_state_dict(load_tensors(directory / name, card["files"][name]))
+            model = cls(config, ladder, tuple(card["class_names"]), card["manifest_digest"], card["step"])
+        except FileNotFoundError as error:
+            raise RegistryError(f"{directory}: not a model: {Path(error.filename).name} is missing") from None
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise RegistryError(f"{directory}: not a readable model: {str(error).splitlines()[0]}") from None
+        model.digest = hashlib.sha256(text.encode()).hexdigest()
+        ladder.to(device).requires_grad_(False)
+        return model
+
+    def label_of(self, name: str | None) -> int:
+        """The label 1 ... C of a class name; None or "" is 0, no class.
+
+        Raises:
+            ConfigError: the model has no such class.
+        """
+        if not name:
+            return 0
+        if name not in self.class_names:
+            known = ", ".join(self.class_names[:20]) or "none, it is unconditional"
+            raise ConfigError(f"label {name!r}: the model's classes are: {known}")
+        return self.class_names.index(name) + 1
+
+    def sample(
+        self,
+        num_images: int,
+        *,
+        labels: Tensor | int | None = None,
+        seed: int = 0,
+        first: int = 0,
+        sampling: SamplingConfig | None = None,
+        progress: Callable[[int], None] | None = None,
+        trace: list[Tensor] | None = None,
+    ) -> Tensor:
+        """Draw images number first ... first+num_images-1 of the set that (seed, sampling) defines.
+
+        The set is drawn in batches of `sampling.batch_size`, each with randomness of its own, so it is the same for any
+        split over workers that cuts between batches.
+
+        Args:
+            num_images: N >= 1.
+            labels: (N,) integers or one for all, 0 = none.
+            first: a multiple of sampling.batch_size.
+            sampling: default: the configuration's own.
+            progress: called with the number of images after each batch.
+            trace: if given (and one batch suffices), x_T, the x_s of each level and the result are appended.
+
+        Returns:
+            (N, *shape) float32 on the CPU; images in [-1, 1].
+
+        Raises:
+            ConfigError: labels out of range or for an unconditional model, guidance without labels, K < 0.
+        """
+        options = sampling or self.config.sampling
+        shape, num_classes = self.config.data.shape, self.config.data.num_classes
+        label = self._labels(labels, num_images, num_classes)
+        if first % options.batch_size:
+            raise ConfigError(f"first image {first} is not a multiple of the batch size {options.batch_size}")
+        parts = []
+        knobs = options.model_dump(exclude={"batch_size"})
+        for start in range(0, num_images, options.batch_size):
+            stop = min(start + options.batch_size, num_images)
+            rng = Rng(seed, "sample", (first + start) // options.batch_size, device=self.device)
+            x_T = rng.normal(torch.empty(stop - start, *shape, device=self.device))
+            part = None if label is None else label[start:stop].to(self.device)
+            is_image = len(shape) == 3
+            x = sample(self.ladder, self.schedule, x_T, rng=rng, label=part, clamp=is_image, trace=trace, **knobs)
+            parts.append(x.cpu())
+            if progress is not None:
+                progress(stop - start)
+        return torch.cat(parts)
+
+    def _labels(self, labels: Tensor | int | None, num_images: int, num_classes: int) -> Tensor | None:
+        if labels is None:
+            return torch.zeros(num_images, dtype=torch.long) if num_classes else None
+        label = torch.as_tensor(labels, dtype=torch.long).expand(num_images)
+        if label.numel() and not (0 <= int(label.min()) and int(label.max()) <= num_classes):
+            raise ConfigError(f"labels: expected 0 ... {num_classes}, got {int(label.min())} ... {int(label.max())}")
+        return label if num_classes else None
+
+
+def pair_file(number: int) -> str:
+    """The weight file of one pair."""
+    return f"pair-{number:02d}.safetensors"
+
+
+def load_tensors(path: Path, digest: str) -> Mapping[str, Tensor]:
+    """The tensors of a safetensors file whose SHA-256 is `digest`.
+
+    Raises:
+        RegistryError: the digest differs.
+    """
+    found = sha256_file(path)
+    if found != digest:
+        raise RegistryError(f"{path}: damaged: expected SHA-256 {digest[:12]}..., got {found[:12]}...; use another copy")
+    tensors: Mapping[str, Tensor] = safetensors.torch.load_file(path)
+    return tensors

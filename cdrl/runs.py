@@ -1,0 +1,147 @@
+"""A run's record on disk, and how a reference finds a run, a checkpoint or a package."""
+
+import json
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
+
+from cdrl import storage
+from cdrl.config import Config
+from cdrl.errors import ConfigError, StorageError
+
+__all__ = ["Checkpoint", "RunRecord", "Which", "fetch_model", "step_folder"]
+
+Which = Literal["best", "last"]
+
+
+def step_folder(step: int) -> str:
+    """The folder of the checkpoint that was written after `step` updates."""
+    return f"step_{step:08d}"
+
+
+class Checkpoint(BaseModel):
+    """`state.json` of one checkpoint."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    step: int
+    score: float | None
+    identity: str
+    manifest_digest: str
+    files: dict[str, str]
+
+
+class RunRecord(BaseModel):
+    """What is needed to find and resume a run: `<run.root>/<run_id>/run.json`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    run_id: str
+    config: Config
+    manifest_digest: str
+    class_names: tuple[str, ...]
+    tracking_uri: str
+    mlflow_run_id: str
+    _directory: Path = PrivateAttr(default=Path())
+
+    @property
+    def directory(self) -> Path:
+        """The run's local folder."""
+        return self._directory
+
+    @property
+    def checkpoint_uri(self) -> str:
+        """The folder that holds the run's checkpoints: below `run.storage`, else beside the record."""
+        stored = self.config.run.storage
+        return storage.join(stored, self.run_id) if stored else str(self._directory)
+
+    def write(self, root: str) -> None:
+        """Write the record below `root`, whole or not at all."""
+        self._directory = Path(root) / self.run_id
+        storage.write_bytes(str(self._directory / "run.json"), self.model_dump_json(indent=1).encode())
+
+    @classmethod
+    def find(cls, run_id: str, root: str = "runs") -> "RunRecord | None":
+        """The record of exactly this run, or None."""
+        path = Path(root) / run_id / "run.json"
+        return cls.read(str(path.parent)) if path.is_file() else None
+
+    @classmethod
+    def read(cls, ref: str, root: str = "runs") -> "RunRecord":
+        """The record that a run folder, a run id, a unique prefix of one, or a name with a single run refers to.
+
+        Raises:
+            ConfigError: no such run, several, or a damaged record.
+        """
+        folder = Path(ref)
+        if not (folder / "run.json").is_file():
+            found = sorted(path.parent for path in Path(root).glob("*/run.json"))
+            matches = [path for path in found if path.name == ref] or [p for p in found if p.name.startswith(ref)]
+            if len(matches) != 1:
+                listed = ", ".join(path.name for path in matches or found) or "none"
+                what = "several runs match" if matches else "no such run"
+                raise ConfigError(f"run {ref!r}: {what} below {root!r}; runs: {listed}")
+            folder = matches[0]
+        try:
+            record = cls.model_validate_json((folder / "run.json").read_text())
+        except (OSError, ValidationError) as error:
+            raise ConfigError(f"{folder / 'run.json'}: not a readable run record: {str(error).splitlines()[0]}") from None
+        record._directory = folder
+        return record
+
+    def checkpoints(self) -> dict[str, Checkpoint]:
+        """Folder URI -> state of every complete checkpoint, oldest first."""
+        names = storage.listing(self.checkpoint_uri) if _has_folder(self.checkpoint_uri) else []
+        complete = {}
+        for name in names:
+            folder, _, file = name.rpartition("/")
+            if file == "state.json" and re.fullmatch(r"step_\d{8}", folder):
+                uri = storage.join(self.checkpoint_uri, folder)
+                state = Checkpoint.model_validate(json.loads(storage.read_bytes(storage.join(uri, file))))
+                if all(f"{folder}/{part}" in names for part in (*state.files, "model.json")):
+                    complete[uri] = state
+        return complete
+
+    def checkpoint(self, which: Which) -> str:
+        """The URI of the newest checkpoint, or of the one with the lowest score (the newest, where none has one).
+
+        Raises:
+            ConfigError: the run has no checkpoint yet.
+        """
+        complete = self.checkpoints()
+        if not complete:
+            raise ConfigError(f"run {self.run_id}: no checkpoint yet below {self.checkpoint_uri}")
+        scored = {uri: state.score for uri, state in complete.items() if state.score is not None}
+        return min(scored, key=lambda uri: scored[uri]) if which == "best" and scored else list(complete)[-1]
+
+
+def fetch_model(ref: str, which: Which = "best", root: str = "runs") -> Path:
+    """A local directory for `Model.load`, from a checkpoint or package (path or URI), or a reference to a run.
+
+    Raises:
+        ConfigError, StorageError: nothing is there.
+    """
+    if storage.is_local(ref) and (storage.local_path(ref) / "model.json").is_file():
+        return storage.local_path(ref)
+    uri = ref if not storage.is_local(ref) else RunRecord.read(ref, root).checkpoint(which)
+    if storage.is_local(uri):
+        return storage.local_path(uri)
+    card = json.loads(storage.read_bytes(storage.join(uri, "model.json")))
+    folder = Path(tempfile.gettempdir()) / f"cdrl-models-{os.getuid()}" / card["manifest_digest"][:12]
+    folder = folder / "-".join(digest[:12] for digest in card["files"].values())
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for name, digest in card["files"].items():
+        if not re.fullmatch(r"pair-\d\d+\.safetensors", name):
+            raise StorageError(f"{uri}/model.json: refused to fetch a file named {name!r}")
+        if not (folder / name).is_file():
+            storage.download(storage.join(uri, name), folder / name, sha256=digest)
+    storage.download(storage.join(uri, "model.json"), folder / "model.json")
+    return folder
+
+
+def _has_folder(uri: str) -> bool:
+    return not storage.is_local(uri) or storage.local_path(uri).is_dir()
