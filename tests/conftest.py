@@ -1,0 +1,24 @@
+"""Fixtures that several test modules share."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def _empty_tracking(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from cdrl.tracking import server
+
+    root = tmp_path_factory.mktemp("tracking")
+    server.connect(server.default_uri(root))
+    return root / "mlflow.db"
+
+
+@pytest.fixture
+def run_root(tmp_path: Path, _empty_tracking: Path) -> Path:
+    """A folder of runs with an empty tracking database: MLflow takes seconds to make one, a copy takes none."""
+    root = tmp_path / "runs"
+    root.mkdir()
+    shutil.copy(_empty_tracking, root)
+    return root
