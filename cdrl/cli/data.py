@@ -1,0 +1,145 @@
+"""`cdrl data prepare|inspect`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from cdrl.data import Manifest
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Turn images into shards, and look at them.", no_args_is_help=True)
+
+PathOption = Annotated[
+    str | None, typer.Option(metavar="PATH", help="Folder, file or quoted glob of the source; root of torchvision.")
+]
+HoldoutPathOption = Annotated[
+    str | None, typer.Option(metavar="PATH", help="The same for the hold-out split, instead of --holdout.")
+]
+HoldoutOption = Annotated[
+    float | None,
+    typer.Option(min=0, help="Rows held out: a fraction below 1 or a number. Default 0.1; digits 500; 0 for none."),
+]
+SizeOption = Annotated[int | None, typer.Option(min=1, help="Make images squares of this side, in pixels.")]
+CropOption = Annotated[bool, typer.Option(help="With --size: cut the centre out, or squeeze both sides.")]
+GrayscaleOption = Annotated[
+    bool | None, typer.Option("--grayscale/--rgb", help="One channel or three. Default: as the images are.")
+]
+ClassNamesOption = Annotated[
+    str | None, typer.Option(metavar="A,B,...", help="Class names in order. Default: what the source holds.")
+]
+LimitOption = Annotated[int | None, typer.Option(min=1, help="Read at most this many rows of each path.")]
+ShardRowsOption = Annotated[int, typer.Option(min=1, help="Rows of one shard.")]
+SeedOption = Annotated[int, typer.Option(min=0, help="Decides hold-out rows and the order inside the shards.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the dataset that is at URI.")]
+
+
+@app.command()
+def prepare(
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="digits, checkerboard, folder, parquet or torchvision:NAME.")
+    ],
+    uri: Annotated[str, typer.Argument(metavar="URI", help="Where to: a path, file:// or s3://bucket/key.")],
+    path: PathOption = None,
+    holdout_path: HoldoutPathOption = None,
+    holdout: HoldoutOption = None,
+    size: SizeOption = None,
+    crop: CropOption = True,
+    grayscale: GrayscaleOption = None,
+    class_names: ClassNamesOption = None,
+    limit: LimitOption = None,
+    shard_rows: ShardRowsOption = 10_000,
+    seed: SeedOption = 0,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Turn a source into Arrow shards and a manifest at URI."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from cdrl.data import prepare as preparation
+
+    options = preparation.Options(
+        path=path,
+        holdout_path=holdout_path,
+        holdout=holdout,
+        size=size,
+        crop=crop,
+        grayscale=grayscale,
+        class_names=tuple(class_names.split(",")) if class_names else None,
+        limit=limit,
+        shard_rows=shard_rows,
+        seed=seed,
+    )
+    console = Console()
+    if not overwrite and (found := preparation.prepared(source, uri, options)):
+        console.print(f"already prepared: {uri}: {_sizes(found)}", soft_wrap=True, highlight=False)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as display:
+        task = display.add_task(f"reading {source}", total=None)
+        made = preparation.prepare(
+            source,
+            uri,
+            options,
+            overwrite=overwrite,
+            progress=lambda done, total: display.update(task, completed=done, total=total),
+        )
+    console.print(f"prepared: {uri}: {_sizes(made)}", soft_wrap=True, highlight=False)
+
+
+@app.command()
+def inspect(
+    uri: Annotated[str, typer.Argument(metavar="URI", help="A prepared dataset.")],
+    picture: Annotated[
+        Path | None, typer.Option(metavar="PNG", help="Where the contact sheet goes. Default: into a local dataset.")
+    ] = None,
+) -> None:
+    """Print what a dataset holds and draw a contact sheet of it."""
+    from cdrl import pictures, storage
+    from cdrl.data import Dataset, Manifest
+    from cdrl.data.picture import contact_sheet
+
+    manifest = Manifest.read(uri)
+    console = Console()
+    console.print(_facts(uri, manifest))
+    if manifest.class_names:
+        console.print(_classes(manifest))
+    image = contact_sheet(Dataset.open(uri))
+    place = picture or (storage.local_path(uri) if storage.is_local(uri) else Path()) / "contact-sheet.png"
+    storage.write_bytes(str(place), pictures.png_bytes(image))
+    console.print(f"contact sheet: {place}", soft_wrap=True, highlight=False)
+
+
+def _sizes(manifest: "Manifest") -> str:
+    rows = ", ".join(f"{name} {split.rows}" for name, split in manifest.splits.items())
+    shape = "x".join(map(str, manifest.shape))
+    classes = f"{len(manifest.class_names)} classes" if manifest.class_names else "no labels"
+    return f"{rows} rows of {shape} {manifest.dtype}, {classes}, digest {manifest.digest[:12]}"
+
+
+def _facts(uri: str, manifest: "Manifest") -> Table:
+    table = Table("", "", box=None, show_header=False)
+    table.add_row("dataset", uri)
+    table.add_row("source", f"{manifest.source} {manifest.options['path'] or ''}".rstrip())
+    table.add_row("row", f"{'x'.join(map(str, manifest.shape))} {manifest.dtype}")
+    table.add_row("mean", "  ".join(f"{value:.2f}" for value in manifest.mean))
+    table.add_row("std", "  ".join(f"{value:.2f}" for value in manifest.std))
+    table.add_row("digest", manifest.digest)
+    for name, split in manifest.splits.items():
+        size_mb = sum(shard.bytes for shard in split.shards) / 1e6
+        table.add_row(name, f"{split.rows} rows, {len(split.shards)} shards, {size_mb:.1f} MB")
+    return table
+
+
+def _classes(manifest: "Manifest") -> Table:
+    table = Table("label", "class", box=None)
+    for split_name in manifest.splits:
+        table.add_column(f"{split_name} rows", justify="right")
+    for label, name in enumerate(("(none)", *manifest.class_names)):
+        counts = [split.label_counts[label] for split in manifest.splits.values()]
+        if label or any(counts):
+            table.add_row(str(label), name, *map(str, counts))
+    return table
