@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from typer.testing import CliRunner
 
-from cdrl import config as configuration
 from cdrl.cli import config as commands
-from cdrl.config import Config, load, presets, validate
+from cdrl.config import Config, load, presets, schema, validate
 from cdrl.errors import ConfigError
 
 
@@ -211,11 +210,11 @@ def test_no_two_presets_share_a_run() -> None:
 
 
 def test_every_setting_says_what_it_is() -> None:
-    sections = [value for value in vars(configuration).values() if isinstance(value, type)]
+    sections = [value for value in vars(schema).values() if isinstance(value, type)]
     fields = [
         (section.__name__, name, field)
         for section in sections
-        if issubclass(section, configuration.Section)
+        if issubclass(section, schema.Section)
         for name, field in section.model_fields.items()
     ]
     leaves = [(where, name, field) for where, name, field in fields if "Config" not in str(field.annotation)]

@@ -1,0 +1,38 @@
+"""The typed configuration: one tree, strict keys, presets in YAML that list only what differs.
+
+`load("digits", ["training.seed=3"])` resolves preset, file and overrides to a frozen `Config`.
+"""
+
+from cdrl.config.resolve import load, presets, validate
+from cdrl.config.schema import (
+    ClusterConfig,
+    Config,
+    DataConfig,
+    EnergyConfig,
+    EvaluationConfig,
+    InitializerConfig,
+    OptimizerConfig,
+    RunConfig,
+    SamplingConfig,
+    ScheduleConfig,
+    TrackingConfig,
+    TrainingConfig,
+)
+
+__all__ = [
+    "ClusterConfig",
+    "Config",
+    "DataConfig",
+    "EnergyConfig",
+    "EvaluationConfig",
+    "InitializerConfig",
+    "OptimizerConfig",
+    "RunConfig",
+    "SamplingConfig",
+    "ScheduleConfig",
+    "TrackingConfig",
+    "TrainingConfig",
+    "load",
+    "presets",
+    "validate",
+]
