@@ -14,7 +14,8 @@ def parse(arguments: Sequence[str]) -> dict[str, Any]:
     """The parameters that `cdrl ARGUMENTS` would run its command with.
 
     Raises:
-        KeyError, click.UsageError: no such command, or arguments that it does not take.
+        KeyError: no such command.
+        A usage error with `exit_code` 2: arguments that the command does not take.
     """
     app = typer.Typer()
     groups.attach(app)
