@@ -128,3 +128,11 @@ def test_the_command_line_starts_without_heavy_libraries() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.split() == []
+
+
+@pytest.mark.parametrize("module", ["cdrl.method", "cdrl.model", "cdrl.training.loop"])
+def test_the_method_and_the_loop_need_no_platform(module: str) -> None:
+    absent = dict.fromkeys(("ray", "mlflow", "kfp", "boto3"))
+    code = f"import sys; sys.modules.update({absent}); import {module}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
