@@ -259,7 +259,7 @@ def _explained(verb: str, uri: str) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            raise StorageError(f"cannot {verb} {uri}: {error.strerror or error}") from None
+            raise StorageError(f"cannot {verb} {uri}: {error}") from None
         return
     from boto3.exceptions import Boto3Error
     from botocore.exceptions import BotoCoreError, ClientError

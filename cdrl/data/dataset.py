@@ -12,7 +12,7 @@ from cdrl.data.manifest import Manifest, Shard
 from cdrl.data.shards import read_shard
 from cdrl.errors import DataError
 
-__all__ = ["Dataset"]
+__all__ = ["Dataset", "cache_root"]
 
 
 class Dataset:
@@ -49,7 +49,7 @@ class Dataset:
         if storage.is_local(uri):
             paths = [_local(storage.local_path(uri), shard) for shard in shards]
         else:
-            paths = [_cached(uri, _cache_folder(cache, manifest), shard) for shard in shards]
+            paths = [_cached(uri, cache_root(cache) / manifest.digest, shard) for shard in shards]
         views = [read_shard(path, manifest.shape, manifest.dtype) for path in paths]
         return cls(manifest, [images for images, _ in views], [labels for _, labels in views])
 
@@ -100,12 +100,13 @@ def _cached(uri: str, folder: Path, shard: Shard) -> Path:
     return path
 
 
-def _cache_folder(cache: str | None, manifest: Manifest) -> Path:
+def cache_root(cache: str | None) -> Path:
+    """Where things lie that can be made again: `cache`, else `cdrl-cache-<user id>` in the temporary folder."""
     if cache is not None:
-        return Path(cache) / manifest.digest
+        return Path(cache)
     root = Path(tempfile.gettempdir()) / f"cdrl-cache-{os.getuid()}"
     root.mkdir(mode=0o700, exist_ok=True)
-    return root / manifest.digest
+    return root
 
 
 def _matches(path: Path, shard: Shard) -> bool:

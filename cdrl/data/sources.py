@@ -75,7 +75,7 @@ def _digits(request: Request) -> Source:
     """1797 handwritten digits of 8x8 pixels that ship with scikit-learn, values 0 ... 16 stretched to 0 ... 255."""
     from sklearn.datasets import load_digits
 
-    _no_path("digits", request)
+    _no_choice("digits", request)
     bunch = load_digits()
     stretched = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
     rows = (
@@ -92,7 +92,7 @@ SQUARE_CORNERS = ((1, 0), (0, 1), (0, -1), (1, -2), (-1, -2), (-2, -1), (-1, 0),
 
 def _checkerboard(request: Request) -> Source:
     """Points uniform over eight squares in the plane; as many again to hold out."""
-    _no_path("checkerboard", request)
+    _no_choice("checkerboard", request)
     rng = np.random.default_rng([request.seed, 0 if request.train else 1])
     corners = np.array(SQUARE_CORNERS)[rng.integers(len(SQUARE_CORNERS), size=NUM_POINTS)]
     points = (SQUARE_SIDE * (corners + rng.random((NUM_POINTS, 2)))).astype(np.float32)
@@ -113,7 +113,9 @@ def _folder(request: Request) -> Source:
     if loose and len(loose) < len(files):
         raise DataError(f"{root}: images both in class folders and outside ({loose[0].name}); move the loose ones")
     found = () if loose else tuple(sorted({name for name in classes if name is not None}))
-    names = found if request.class_names is None or loose else request.class_names
+    if loose and request.class_names:
+        raise DataError(f"{root}: no class folders, but classes {', '.join(request.class_names[:5])} are expected")
+    names = found if request.class_names is None else request.class_names
     pairs = zip(files, classes, strict=True)
     labels = [None if name is None else _place(name, names, str(path)) for path, name in pairs]
 
@@ -138,8 +140,10 @@ def _parquet(request: Request) -> Source:
     try:
         tables = [pq.ParquetFile(path) for path in files]
         labelled = all(LABEL_COLUMN in table.schema_arrow.names for table in tables)
-        names = request.class_names if labelled else ()
-        if names is None:
+        names = request.class_names
+        if not labelled and names:
+            raise DataError(f"{files[0]}: no column {LABEL_COLUMN!r}, but classes {', '.join(names[:5])} are expected")
+        if names is None and labelled:
             names = _label_names(value for table in tables for value in table.read([LABEL_COLUMN])[0].to_pylist())
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{files[0].parent}: unreadable Parquet: {' '.join(str(error).split())}") from None
@@ -163,11 +167,11 @@ def _parquet(request: Request) -> Source:
                     if not isinstance(encoded, bytes):
                         got = type(encoded).__name__
                         raise DataError(f"{where}: expected the bytes of an image in {column}, got {got}")
-                    label = None if value is None else _place(value, names, where)
+                    label = None if value is None else _place(value, names or (), where)
                     yield Example(where, images.decode(encoded, where), label)
                     row += 1
 
-    return Source(examples(), names, total)
+    return Source(examples(), names or (), total)
 
 
 def _parquet_files(path: str) -> list[Path]:
@@ -225,9 +229,9 @@ SOURCES: dict[str, Callable[[Request], Source]] = {
 }
 
 
-def _no_path(name: str, request: Request) -> None:
-    if request.path is not None:
-        raise DataError(f"{name}: brings its own data; leave --path and --holdout-path out")
+def _no_choice(name: str, request: Request) -> None:
+    if request.path is not None or request.class_names:
+        raise DataError(f"{name}: brings its own data; leave --path, --holdout-path and --class-names out")
 
 
 def _path(name: str, request: Request) -> str:

@@ -1,0 +1,44 @@
+"""`cdrl data`: what a newcomer types."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from cdrl.cli import main
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["cdrl", "data", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    return int(caught.value.code or 0)
+
+
+def test_prepare_twice_then_inspect(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = str(tmp_path / "digits")
+    assert run(monkeypatch, "prepare", "digits", place) == 0
+    line = f"prepared: {place}: train 1297, holdout 500 rows of 1x8x8 uint8, 10 classes, digest "
+    assert capsys.readouterr().out.startswith(line)
+    assert run(monkeypatch, "prepare", "digits", place) == 0
+    assert capsys.readouterr().out.startswith(f"already prepared: {place}")
+    assert run(monkeypatch, "inspect", place, "--picture", str(tmp_path / "sheet.png")) == 0
+    table = capsys.readouterr().out
+    for fact in ("1297 rows, 1 shards", "500 rows", "1x8x8 uint8", "77.85", "95.83", "126"):
+        assert fact in table
+    with Image.open(tmp_path / "sheet.png") as picture:
+        assert picture.width > 16 * 48
+
+
+def test_a_mistake_is_one_line_and_exit_code_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "prepare", "folder", str(tmp_path / "out"), "--path", str(tmp_path / "nowhere")) == 2
+    captured = capsys.readouterr()
+    assert captured.err == f"error: {tmp_path}/nowhere: no such folder\n"
+    assert captured.out == ""
+    assert run(monkeypatch, "inspect", str(tmp_path)) == 2
+    assert capsys.readouterr().err.count("\n") == 1
