@@ -1,0 +1,113 @@
+"""Everything that an update changes: live pairs, averaged pairs, optimizers, the number of updates."""
+
+import copy
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from cdrl.config import Config, OptimizerConfig
+from cdrl.method.cooperative import Optimizers
+from cdrl.method.ema import update_average
+from cdrl.method.nets import power_iterate
+from cdrl.method.nets.spectral import NUM_WARMUP_ITERATIONS
+from cdrl.method.pairs import Pair, PairLadder
+from cdrl.method.rng import key_to_seed
+from cdrl.method.schedule import Schedule
+from cdrl.model import build_ladder, build_schedule
+from cdrl.training.grid import Grid
+
+__all__ = ["TrainState", "learning_rate"]
+
+
+def learning_rate(config: OptimizerConfig, update: int, num_updates: int) -> float:
+    """Linear warm-up from 1/warmup_updates (not from zero, trap 33), then constant or cosine decay.
+
+    Args:
+        update: updates of this network that precede this one.
+        num_updates: updates of this network in the whole run.
+    """
+    warmup = min(1.0, (update + 1 + config.warmup_offset) / config.warmup_updates)
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, update / num_updates)))
+    return config.lr * warmup * (config.final_fraction + (1 - config.final_fraction) * cosine)
+
+
+@dataclass
+class TrainState:
+    """The state of a run on one rank; pairs of other ranks keep their initial weights until shared.
+
+    Attributes:
+        ladder: live weights.
+        average: averaged weights.
+        optimizers: by number of an owned pair.
+        step: updates made.
+    """
+
+    config: Config
+    grid: Grid
+    device: torch.device
+    schedule: Schedule = field(init=False)
+    ladder: PairLadder = field(init=False)
+    average: PairLadder = field(init=False)
+    optimizers: dict[int, Optimizers] = field(init=False)
+    step: int = 0
+
+    def __post_init__(self) -> None:
+        self.schedule = build_schedule(self.config.schedule)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(key_to_seed(self.config.training.seed, "weights"))  # equal on every rank
+            self.ladder = build_ladder(self.config).to(self.device)
+        self.average = copy.deepcopy(self.ladder).requires_grad_(False)
+        self.optimizers = {number: self._optimizers(self.pair(number)) for number in self.grid.pairs}
+
+    def pair(self, number: int) -> Pair:
+        """The live pair of a number."""
+        return _as_pair(self.ladder.pairs[number])
+
+    def averaged(self, number: int) -> Pair:
+        """The averaged pair of a number."""
+        return _as_pair(self.average.pairs[number])
+
+    @property
+    def initializer_only_updates(self) -> int:
+        """Updates at the start that train the initializer alone."""
+        training = self.config.training
+        return int(training.num_updates * training.initializer_only_fraction) if self.config.initializer else 0
+
+    def set_learning_rates(self, number: int) -> None:
+        """Set both learning rates of a pair for the coming update; the energy net's clock starts with its updates."""
+        training, optimizers = self.config.training, self.optimizers[number]
+        alone = self.initializer_only_updates
+        rate = learning_rate(training.energy, max(0, self.step - alone), training.num_updates - alone)
+        optimizers.energy.param_groups[0]["lr"] = rate
+        if optimizers.initializer is not None:
+            rate = learning_rate(training.initializer, self.step, training.num_updates)
+            optimizers.initializer.param_groups[0]["lr"] = rate
+
+    def update_average(self, number: int) -> None:
+        """Follow an update of a pair with its average."""
+        update_average(self.averaged(number), self.pair(number), self.config.training.ema_decay, self.step)
+
+    @torch.no_grad()
+    def share_average(self) -> None:
+        """Make the average whole on every rank, with singular vectors of its own weights. A collective."""
+        for number in range(self.grid.num_pairs):
+            pair = self.averaged(number)
+            if number in self.grid.pairs:
+                power_iterate(pair, NUM_WARMUP_ITERATIONS)
+            if self.grid.num_pairs > 1:
+                self.grid.share(list(pair.state_dict().values()), number)
+
+    def _optimizers(self, pair: Pair) -> Optimizers:
+        def adam(net: nn.Module | None) -> torch.optim.Adam | None:
+            return torch.optim.Adam(net.parameters(), fused=True) if net is not None else None
+
+        energy = adam(pair.energy)
+        assert energy is not None
+        return Optimizers(energy, adam(pair.initializer))
+
+
+def _as_pair(module: nn.Module) -> Pair:
+    assert isinstance(module, Pair)
+    return module
