@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -33,7 +34,9 @@ ClassNamesOption = Annotated[
     str | None, typer.Option(metavar="A,B,...", help="Class names in order. Default: what the source holds.")
 ]
 LimitOption = Annotated[int | None, typer.Option(min=1, help="Read at most this many rows of each path.")]
-ShardRowsOption = Annotated[int, typer.Option(min=1, help="Rows of one shard.")]
+ShardRowsOption = Annotated[
+    int | None, typer.Option(min=1, help="Rows of one shard. Default: what fits into 64 MiB.")
+]
 SeedOption = Annotated[int, typer.Option(min=0, help="Decides hold-out rows and the order inside the shards.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the dataset that is at URI.")]
 
@@ -52,7 +55,7 @@ def prepare(
     grayscale: GrayscaleOption = None,
     class_names: ClassNamesOption = None,
     limit: LimitOption = None,
-    shard_rows: ShardRowsOption = 10_000,
+    shard_rows: ShardRowsOption = None,
     seed: SeedOption = 0,
     overwrite: OverwriteOption = False,
 ) -> None:
@@ -75,7 +78,7 @@ def prepare(
     )
     console = Console()
     if not overwrite and (found := preparation.prepared(source, uri, options)):
-        console.print(f"already prepared: {uri}: {_sizes(found)}", soft_wrap=True, highlight=False)
+        console.print(f"already prepared: {uri}: {_sizes(found)}", soft_wrap=True, highlight=False, markup=False)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as display:
@@ -87,7 +90,7 @@ def prepare(
             overwrite=overwrite,
             progress=lambda done, total: display.update(task, completed=done, total=total),
         )
-    console.print(f"prepared: {uri}: {_sizes(made)}", soft_wrap=True, highlight=False)
+    console.print(f"prepared: {uri}: {_sizes(made)}", soft_wrap=True, highlight=False, markup=False)
 
 
 @app.command()
@@ -110,7 +113,7 @@ def inspect(
     image = contact_sheet(Dataset.open(uri))
     place = picture or (storage.local_path(uri) if storage.is_local(uri) else Path()) / "contact-sheet.png"
     storage.write_bytes(str(place), pictures.png_bytes(image))
-    console.print(f"contact sheet: {place}", soft_wrap=True, highlight=False)
+    console.print(f"contact sheet: {place}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _sizes(manifest: "Manifest") -> str:
@@ -122,8 +125,8 @@ def _sizes(manifest: "Manifest") -> str:
 
 def _facts(uri: str, manifest: "Manifest") -> Table:
     table = Table("", "", box=None, show_header=False)
-    table.add_row("dataset", uri)
-    table.add_row("source", f"{manifest.source} {manifest.options['path'] or ''}".rstrip())
+    table.add_row("dataset", escape(uri))
+    table.add_row("source", escape(f"{manifest.source} {manifest.options['path'] or ''}".rstrip()))
     table.add_row("row", f"{'x'.join(map(str, manifest.shape))} {manifest.dtype}")
     table.add_row("mean", "  ".join(f"{value:.2f}" for value in manifest.mean))
     table.add_row("std", "  ".join(f"{value:.2f}" for value in manifest.std))
@@ -141,5 +144,5 @@ def _classes(manifest: "Manifest") -> Table:
     for label, name in enumerate(("(none)", *manifest.class_names)):
         counts = [split.label_counts[label] for split in manifest.splits.values()]
         if label or any(counts):
-            table.add_row(str(label), name, *map(str, counts))
+            table.add_row(str(label), escape(name), *map(str, counts))
     return table

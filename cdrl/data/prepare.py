@@ -24,6 +24,7 @@ Progress = Callable[[int, int], None]
 
 DEFAULT_HOLDOUT = {"digits": 500.0}  # the split on which the demonstration's figures were measured
 OTHER_HOLDOUT = 0.1
+SHARD_BYTES = 64 * 2**20  # also the scale of the memory that prepare needs
 HALVED = ("checkerboard", "torchvision")  # sources that bring a hold-out of their own
 
 
@@ -40,7 +41,7 @@ class Options(BaseModel):
     grayscale: bool | None = Field(None, description="true: one channel; false: three; default: as the images are")
     class_names: tuple[str, ...] | None = Field(None, description="classes in order; default: what the source holds")
     limit: int | None = Field(None, ge=1, description="read at most this many rows of each path")
-    shard_rows: int = Field(10_000, ge=1, description="rows of one shard")
+    shard_rows: int | None = Field(None, ge=1, description="rows of one shard; default: what fits into 64 MiB")
     seed: int = Field(0, ge=0, description="decides hold-out rows and the order inside the shards")
 
 
@@ -207,8 +208,9 @@ def _write(
     chosen = chosen[order.permutation(options.seed, 0, len(chosen))]
     shards: list[Shard] = []
     total, squares = np.zeros((2, rows.images.shape[1]))
-    for start in range(0, len(chosen), options.shard_rows):
-        part = chosen[start : start + options.shard_rows]
+    shard_rows = options.shard_rows or max(1, SHARD_BYTES // rows.images[0].nbytes)
+    for start in range(0, len(chosen), shard_rows):
+        part = chosen[start : start + shard_rows]
         batch = rows.images[part]
         aside = folder / "shard.arrow"
         write_shard(aside, batch, rows.labels[part])
@@ -218,9 +220,10 @@ def _write(
         written.append(name)
         storage.upload(aside, storage.join(uri, name))
         shards.append(Shard(name=name, rows=len(part), bytes=aside.stat().st_size, sha256=sha256))
-        channels = np.moveaxis(batch, 1, 0).reshape(len(total), -1).astype(np.float64)
-        total += channels.sum(axis=1)
-        squares += (channels**2).sum(axis=1)
+        for few in np.array_split(batch, -(-len(batch) // 256)):  # float64 takes eight times the memory
+            channels = np.moveaxis(few, 1, 0).reshape(len(total), -1).astype(np.float64)
+            total += channels.sum(axis=1)
+            squares += (channels**2).sum(axis=1)
     counts = np.bincount(rows.labels[chosen], minlength=num_classes + 1)
     values = max(1, len(chosen)) * int(np.prod(rows.images.shape[2:]))
     mean = total / values

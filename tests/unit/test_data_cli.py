@@ -33,6 +33,18 @@ def test_prepare_twice_then_inspect(
         assert picture.width > 16 * 48
 
 
+def test_names_with_brackets_are_printed_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, place = tmp_path / "source", str(tmp_path / "[out]")
+    (source / "[bold]").mkdir(parents=True)
+    Image.new("L", (8, 8)).save(source / "[bold]" / "0.png")
+    assert run(monkeypatch, "prepare", "folder", place, "--path", str(source), "--holdout", "0") == 0
+    assert run(monkeypatch, "inspect", place) == 0
+    printed = capsys.readouterr().out
+    assert "1 [bold] 1" in " ".join(printed.split()) and "[out]/contact-sheet.png" in printed
+
+
 def test_a_mistake_is_one_line_and_exit_code_2(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -69,6 +69,12 @@ def test_the_manifest_counts_and_measures_what_the_shards_hold(tmp_path: Path) -
     assert manifest.std[0] == pytest.approx(pixels.std())
 
 
+def test_shards_are_cut_by_their_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cdrl.data.prepare.SHARD_BYTES", 64 * 600)  # 600 digits of 8x8 bytes
+    shards = prepare("digits", str(tmp_path)).splits["train"].shards
+    assert [shard.rows for shard in shards] == [600, 600, 97]
+
+
 def test_a_shard_is_not_one_class(tmp_path: Path) -> None:
     folder = class_folders(tmp_path / "source", count=20)
     prepare("folder", str(tmp_path / "out"), Options(path=str(folder), holdout=0, shard_rows=20))
