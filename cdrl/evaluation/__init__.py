@@ -1,0 +1,1 @@
+"""Scores with their protocol: features, fidelity, the reference set, and the evaluation of a run."""
