@@ -111,13 +111,15 @@ class Model:
 
     def write(self, directory: Path) -> None:
         """Write `pair-*.safetensors`, then `model.json` with their digests, into an existing directory."""
-        weights = {pair_file(number): pair.state_dict() for number, pair in enumerate(self.ladder.pairs)}
-        for name, tensors in weights.items():
-            safetensors.torch.save_file({key: value.contiguous() for key, value in tensors.items()}, directory / name)
-        self.write_card(directory)
+        digests = {}
+        for number, pair in enumerate(self.ladder.pairs):
+            path = directory / pair_file(number)
+            safetensors.torch.save_file({key: value.contiguous() for key, value in pair.state_dict().items()}, path)
+            digests[path.name] = sha256_file(path)
+        self.write_card(directory, digests)
 
-    def write_card(self, directory: Path) -> None:
-        """Write `model.json` for weight files that lie in the directory already."""
+    def write_card(self, directory: Path, files: dict[str, str]) -> None:
+        """Write `model.json` for weight files with these SHA-256 digests."""
         card = {
             "format": FORMAT,
             "cdrl_version": __version__,
@@ -126,10 +128,7 @@ class Model:
             "class_names": self.class_names,
             "manifest_digest": self.manifest_digest,
             "step": self.step,
-            "files": {
-                pair_file(number): sha256_file(directory / pair_file(number))
-                for number in range(len(self.ladder.pairs))
-            },
+            "files": files,
         }
         text = json.dumps(card, indent=1, sort_keys=True)
         (directory / "model.json").write_text(text)

@@ -1,0 +1,125 @@
+"""One worker of a Ray Train run: state, resume, loop, reports. Every rank runs this function with the same arguments."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+import torch
+
+from cdrl.config import Config
+from cdrl.data import Dataset
+from cdrl.errors import CdrlError
+from cdrl.method.cooperative import StepMetrics
+from cdrl.method.pairs import groups_of_levels
+from cdrl.model import Model
+from cdrl.pictures import png_bytes, sheet, to_uint8
+from cdrl.runs import step_folder
+from cdrl.training.board import Notice
+from cdrl.training.checkpoint import read_checkpoint, write_checkpoint
+from cdrl.training.grid import Grid
+from cdrl.training.loop import Hooks, train
+from cdrl.training.state import TrainState
+
+__all__ = ["Score", "work"]
+
+Score = Callable[[Model], float]
+"""A quick score of averaged weights, lower = better."""
+
+PICTURE_COLUMNS = 10
+PICTURE_SEED = 0
+
+
+def work(arguments: dict[str, Any]) -> None:
+    """Train until done or told to stop.
+
+    Args:
+        arguments: `config` (Config), `board` (actor handle of a Board), `score` (Score or None).
+    """
+    board = arguments["board"]
+    if ray.get(board.failure.remote()) is not None:
+        return  # a restart after an error that no restart can mend; the driver tells it
+    try:
+        _work(arguments["config"], board, arguments["score"])
+    except CdrlError as error:
+        ray.get(board.fail.remote(error))
+        raise
+
+
+def _work(config: Config, board: Any, score: Score | None) -> None:
+    context = ray.train.get_context()
+    device = ray.train.torch.get_device()
+    if device.type == "cpu":
+        torch.set_num_threads(1)  # two threads on shared cores are several times slower than one
+    num_pairs = len(groups_of_levels(config.pairs, config.schedule.num_levels))
+    grid = Grid(num_pairs, config.training.num_chunks, context.get_world_size(), context.get_world_rank())
+    dataset = Dataset.open(config.data.uri, cache=config.data.cache)
+    state = TrainState(config, grid, device)
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is not None:
+        with checkpoint.as_directory() as directory:
+            read_checkpoint(state, Path(directory), dataset.manifest.digest)
+
+    def averaged_model() -> Model:
+        state.share_average()
+        manifest = dataset.manifest
+        return Model(config, state.average, manifest.class_names, manifest.digest, state.step)
+
+    def post(kind: Any, content: dict[str, Any]) -> None:
+        board.post.remote(Notice(kind, state.step, content))
+
+    def log(metrics: dict[int, StepMetrics]) -> bool:
+        for number, mean in _means(metrics, grid).items():
+            if grid.owner(number) == grid.rank:
+                post("metrics", {f"{_prefix(number, num_pairs)}{name}": value for name, value in mean.items()})
+        return grid.any(grid.rank == 0 and ray.get(board.should_stop.remote()))
+
+    def sample() -> None:
+        model = averaged_model()
+        if grid.rank == 0 and len(config.data.shape) == 3:
+            post("picture", {"samples": png_bytes(_sample_sheet(model))})
+
+    def save() -> None:
+        model = averaged_model()
+        value = score(model) if score is not None and grid.rank == 0 else None
+        with tempfile.TemporaryDirectory() as folder:
+            write_checkpoint(state, model, value, Path(folder))
+            known = torch.tensor([value if value is not None else 0.0], dtype=torch.float64)
+            metrics = {"step": state.step, "score": grid.sum(known).item()}
+            name = f"{step_folder(state.step)}"
+            ray.train.report(
+                metrics, checkpoint=ray.train.Checkpoint.from_directory(folder), checkpoint_dir_name=name
+            )
+        if grid.rank == 0:
+            post("checkpoint", {"score": value})
+
+    train(state, dataset, Hooks(log, sample, save), grid.synchroniser())
+
+
+def _means(metrics: dict[int, StepMetrics], grid: Grid) -> dict[int, dict[str, float]]:
+    """Metrics of this rank's pairs, averaged over replicas. A collective."""
+    names = list(asdict(StepMetrics()))
+    table = torch.zeros(grid.num_pairs, len(names), dtype=torch.float64)
+    for number, seen in metrics.items():
+        table[number] = torch.tensor(list(asdict(seen).values()), dtype=torch.float64) / grid.num_replicas
+    table = grid.sum(table)
+    return {number: dict(zip(names, table[number].tolist(), strict=True)) for number in metrics}
+
+
+def _prefix(number: int, num_pairs: int) -> str:
+    return f"pair_{number}/" if num_pairs > 1 else ""
+
+
+def _sample_sheet(model: Model) -> Any:
+    """Ten samples of each of the first ten classes, or a hundred of an unconditional model."""
+    count = PICTURE_COLUMNS * min(10, max(len(model.class_names), 1) if model.config.data.num_classes else 10)
+    labels = None
+    if model.config.data.num_classes:
+        labels = torch.arange(count) // PICTURE_COLUMNS + 1
+    images = model.sample(count, labels=labels, seed=PICTURE_SEED)
+    return sheet(to_uint8(images), PICTURE_COLUMNS)
