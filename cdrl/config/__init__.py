@@ -3,7 +3,7 @@
 `load("digits", ["training.seed=3"])` resolves preset, file and overrides to a frozen `Config`.
 """
 
-from cdrl.config.resolve import load, presets, validate
+from cdrl.config.resolve import load, override, presets, validate
 from cdrl.config.schema import (
     ClusterConfig,
     Config,
@@ -33,6 +33,7 @@ __all__ = [
     "TrackingConfig",
     "TrainingConfig",
     "load",
+    "override",
     "presets",
     "validate",
 ]

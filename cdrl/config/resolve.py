@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from cdrl.config.schema import Config
 from cdrl.errors import ConfigError
 
-__all__ = ["load", "presets", "validate"]
+__all__ = ["load", "override", "presets", "validate"]
 
 
 def presets() -> dict[str, str]:
@@ -27,17 +27,16 @@ def load(source: str, overrides: list[str] | tuple[str, ...] = ()) -> Config:
     Raises:
         ConfigError: unknown preset, unreadable file, unknown key (with the nearest valid one), wrong type or range.
     """
-    tree = _read(source)
-    for override in overrides:
-        path, equals, text = override.partition("=")
-        if not equals or not path:
-            raise ConfigError(f"--set {override!r}: expected a.b=value")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {path}: {text!r} is not YAML: {_one_line(error)}") from None
-        tree = _merge(tree, _nest(path.split("."), value))
-    return validate(tree, where=source)
+    return validate(_overridden(_read(source), overrides), where=source)
+
+
+def override(config: Config, overrides: list[str] | tuple[str, ...]) -> Config:
+    """The configuration with `a.b=value` overrides, e.g. a finished run's for another evaluation.
+
+    Raises:
+        ConfigError: as `load`.
+    """
+    return validate(_overridden(config.model_dump(mode="json"), overrides), where="--set")
 
 
 def validate(tree: dict[str, Any], where: str) -> Config:
@@ -50,6 +49,19 @@ def validate(tree: dict[str, Any], where: str) -> Config:
         return Config.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(f"{where}: " + "; ".join(_explain(e) for e in error.errors())) from None
+
+
+def _overridden(tree: dict[str, Any], overrides: list[str] | tuple[str, ...]) -> dict[str, Any]:
+    for setting in overrides:
+        path, equals, text = setting.partition("=")
+        if not equals or not path:
+            raise ConfigError(f"--set {setting!r}: expected a.b=value")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {path}: {text!r} is not YAML: {_one_line(error)}") from None
+        tree = _merge(tree, _nest(path.split("."), value))
+    return tree
 
 
 def _read(source: str, above: tuple[str, ...] = ()) -> dict[str, Any]:

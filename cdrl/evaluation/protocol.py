@@ -1,0 +1,114 @@
+"""A figure and how it was measured: two figures compare only if their protocols agree in every point."""
+
+import hashlib
+import json
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from cdrl.config import SamplingConfig
+
+__all__ = ["Protocol", "ScoreCard", "Scores", "comparable"]
+
+Scores = dict[Literal["frechet", "precision", "recall", "label_accuracy"], float | None]
+"""`frechet` >= 0, lower is better; the others 0 ... 1, higher is better; `label_accuracy` None without labels."""
+
+
+class Protocol(BaseModel):
+    """Everything that a score depends on except the model.
+
+    Attributes:
+        metric: what the Fréchet distance is called: "FID" only for Inception's standard weights.
+        extractor, extractor_digest: the feature net and layer, and the SHA-256 of its weights.
+        judge_digest, judge_accuracy: the classifier behind `label_accuracy`, and its own on the hold-out split.
+        manifest_digest, reference_split: the real images; all `num_reference` of them.
+        num_generated: images drawn.
+        max_neighbour_rows: precision/recall use at most so many evenly spread images of each side.
+        labels: classes in the proportions of the reference, or none.
+        sampling: K, noise, final denoise, guidance and batch size.
+        seed: of the generated images.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    metric: str
+    extractor: str
+    extractor_digest: str
+    judge_digest: str | None
+    judge_accuracy: float | None
+    manifest_digest: str
+    reference_split: Literal["train"] = "train"
+    num_reference: int = Field(ge=1)
+    num_generated: int = Field(ge=2)
+    neighbours: int
+    max_neighbour_rows: int
+    labels: Literal["as reference", "none"]
+    sampling: SamplingConfig
+    seed: int
+    ema: Literal[True] = True
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of all of it."""
+        content = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def describe(self) -> str:
+        """One line for people."""
+        sampling = self.sampling
+        return (
+            f"{self.metric}: {self.num_generated} generated against {self.num_reference} real "
+            f"({self.reference_split} {self.manifest_digest[:8]}), features {self.extractor} "
+            f"{self.extractor_digest[:8]}, labels {self.labels}, K = {sampling.num_steps}, "
+            f"step x{sampling.step_multiplier:g}, noise x{sampling.noise_scale:g}, "
+            f"denoise x{sampling.denoise_scale:g}, guidance {sampling.guidance:g}, "
+            f"batches of {sampling.batch_size}, EMA weights, seed {self.seed}; protocol {self.digest[:8]}"
+        )
+
+
+class ScoreCard(BaseModel):
+    """The scores of one model under one protocol, beside two yardsticks.
+
+    Attributes:
+        scores: of the model as the protocol samples it.
+        k0: of the initializer alone, drawn by `k0_sampling`; None for a model without initializer.
+        k0_sampling: the protocol's sampling with K = 0 and no final denoise, so that no energy net takes part.
+        floor: of real images that the reference does not hold: what a perfect model would get. See `floor_of`.
+        floor_of, num_floor: which real images, and how many.
+        model_digest, config_digest, step: the weights, their configuration, the updates behind them.
+        run_id, which: the run and the checkpoint (best or last) that they came from; empty for a bare model.
+        seconds, images_per_s: of drawing the generated images at K.
+        created: UTC.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    protocol: Protocol
+    scores: Scores
+    k0: Scores | None
+    k0_sampling: SamplingConfig | None
+    floor: Scores
+    floor_of: str
+    num_floor: int
+    model_digest: str
+    config_digest: str
+    step: int
+    run_id: str = ""
+    which: str = ""
+    seconds: float
+    images_per_s: float
+    created: datetime = Field(default_factory=lambda: datetime.now(UTC))
+
+
+def comparable(a: ScoreCard, b: ScoreCard) -> list[str]:
+    """Where two cards' protocols differ, one line each; none: their scores may be compared."""
+    left, right = (dict(_leaves(card.protocol.model_dump(mode="json"))) for card in (a, b))
+    return [f"{name}: {left[name]!r} against {right[name]!r}" for name in left if left[name] != right[name]]
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    found = []
+    for key, value in tree.items():
+        found += _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
+    return found

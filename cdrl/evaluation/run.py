@@ -1,0 +1,43 @@
+"""Score a run: its checkpoint, then card and pictures in the run's folder and in its journal."""
+
+from cdrl.config import Config
+from cdrl.evaluation.evaluate import Evaluation, Progress, evaluate
+from cdrl.evaluation.protocol import ScoreCard
+from cdrl.runs import RunRecord, Which
+from cdrl.tracking.run import TrackedRun
+
+__all__ = ["FOLDER", "evaluate_run"]
+
+FOLDER = "evaluation"  # in the run's folder
+
+
+def evaluate_run(
+    record: RunRecord, which: Which = "best", *, config: Config | None = None, progress: Progress | None = None
+) -> Evaluation:
+    """Score a checkpoint; keep the result in `<run folder>/evaluation/` and in MLflow.
+
+    Args:
+        config: the run's own, with changes as `evaluate` allows; default: unchanged.
+
+    Raises:
+        TrackingError: the run's tracking server is out of reach; that is found out first.
+        As `evaluate`.
+    """
+    journal = TrackedRun.attach(record)
+    result = evaluate(
+        record.checkpoint(which), config or record.config, run_id=record.run_id, which=which, progress=progress
+    )
+    result.write(record.directory / FOLDER)
+    journal.log_metrics(_metrics(result.card), result.card.step)
+    journal.flush()
+    for name, picture in result.pictures.items():
+        journal.log_image(f"evaluation/{name}", picture, result.card.step)
+    journal.log_artifact(record.directory / FOLDER, FOLDER)
+    return result
+
+
+def _metrics(card: ScoreCard) -> dict[str, float]:
+    """`score/frechet`, `score_k0/frechet`, `floor/frechet`, ...; what was not measured is left out."""
+    groups = {"score": card.scores, "score_k0": card.k0 or {}, "floor": card.floor}
+    flat = {f"{group}/{name}": value for group, scores in groups.items() for name, value in scores.items()}
+    return {name: value for name, value in flat.items() if value is not None}
