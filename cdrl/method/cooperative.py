@@ -90,7 +90,7 @@ def cooperative_step(
         synchronise: averages gradients over replicas before clipping.
 
     Raises:
-        Diverged: f or a gradient is not finite; no optimizer has moved.
+        Diverged: a gradient is not finite, as it is where x_0, f or a weight is not; no optimizer has moved.
     """
     tr = schedule.transition(level, x_0)
     power_iterate(pair.energy)  # the only one of this update: positives, chain and negatives share their weights
@@ -107,11 +107,11 @@ def cooperative_step(
     loss_energy = (tr.loss_weight.flatten() * (f_neg - f_pos)).mean()
     moved = (y_neg - y_init).flatten(1)
     loss_initializer = moved.square().sum(dim=1).mean()
-    losses = [(pair.energy, loss_energy)]
+    losses = {"energy": (pair.energy, loss_energy)}
     if pair.initializer is not None:
         if anchor:
             loss_initializer = loss_initializer + anchor * _posterior_loss(mean, tr, x_0, x_t)
-        losses.append((pair.initializer, loss_initializer))
+        losses["initializer"] = (pair.initializer, loss_initializer)
     norms = _gradients(losses, clip_norm, synchronise)
     _refuse_divergence(level, step, torch.stack([f_pos, f_neg, moved.detach().square().sum(dim=1)]), norms)
 
@@ -125,8 +125,8 @@ def cooperative_step(
         f_pos=f_pos.mean().item(),
         f_neg=f_neg.mean().item(),
         displacement=(moved.detach().square().mean(dim=1).sqrt() / noise).mean().item(),
-        grad_norm_energy=norms[0].item(),
-        grad_norm_initializer=norms[-1].item() if pair.initializer is not None else 0.0,
+        grad_norm_energy=norms["energy"].item(),
+        grad_norm_initializer=norms["initializer"].item() if pair.initializer is not None else 0.0,
     )
 
 
@@ -153,10 +153,10 @@ def initializer_step(
     _, x_t = noised_pair(tr, x_0, rng, shared_noise=shared_noise)
     mean, _ = pair.propose(x_t, tr, label, rng, dropout=rng)
     loss = _posterior_loss(mean, tr, x_0, x_t)
-    norms = _gradients([(pair.initializer, loss)], clip_norm, synchronise)
+    norms = _gradients({"initializer": (pair.initializer, loss)}, clip_norm, synchronise)
     _refuse_divergence(level, step, loss.detach().expand(1, len(level)), norms)
     optimizers.initializer.step()
-    return StepMetrics(loss_initializer=loss.item(), grad_norm_initializer=norms[0].item())
+    return StepMetrics(loss_initializer=loss.item(), grad_norm_initializer=norms["initializer"].item())
 
 
 def _posterior_loss(mean: Tensor, tr: Transition, x_0: Tensor, x_t: Tensor) -> Tensor:
@@ -164,26 +164,26 @@ def _posterior_loss(mean: Tensor, tr: Transition, x_0: Tensor, x_t: Tensor) -> T
 
 
 def _gradients(
-    losses: list[tuple[nn.Module, Tensor]], clip_norm: float, synchronise: Synchronise | None
-) -> list[Tensor]:
+    losses: dict[str, tuple[nn.Module, Tensor]], clip_norm: float, synchronise: Synchronise | None
+) -> dict[str, Tensor]:
     """Fresh gradients of each net from its loss, averaged over replicas, then clipped; the norms before clipping."""
-    norms = []
-    for net, loss in losses:
+    norms = {}
+    for name, (net, loss) in losses.items():
         net.zero_grad(set_to_none=True)
         loss.backward()
         if synchronise is not None:
             synchronise(net.parameters())
-        norms.append(nn.utils.clip_grad_norm_(net.parameters(), clip_norm))
+        norms[name] = nn.utils.clip_grad_norm_(net.parameters(), clip_norm)
     return norms
 
 
-def _refuse_divergence(level: Tensor, step: int, seen: Tensor, norms: list[Tensor]) -> None:
+def _refuse_divergence(level: Tensor, step: int, seen: Tensor, norms: dict[str, Tensor]) -> None:
     """Raise where a quantity per sample (rows of `seen`) or a gradient norm is not finite.
 
     Norms are of averaged gradients, so that every replica refuses the same update.
     """
-    if torch.stack(norms).isfinite().all():
+    if torch.stack(list(norms.values())).isfinite().all():
         return
-    value = {f"gradient norm {number}": norm.item() for number, norm in enumerate(norms) if not norm.isfinite()}
+    value = {f"grad_norm_{name}": norm.item() for name, norm in norms.items() if not norm.isfinite()}
     worst = int(seen.isfinite().all(dim=0).int().argmin())
     raise Diverged(level=int(level[worst]), step=step, value=value)

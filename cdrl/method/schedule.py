@@ -5,7 +5,6 @@ the top level is num_levels-1. In the scaled space y = scale * x_s the forward s
 x_t = y + sigma_ts eps, except at the top, where scale = 1 and x_t carries no information that a chain would use.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
@@ -44,7 +43,7 @@ class Schedule:
     """A table of noise levels with the Langevin step size of each transition, kept in float64.
 
     Args:
-        logsnr: (T+1,) log(alpha^2/sigma^2) of t = 0 ... T, finite and strictly falling.
+        logsnr: (T+1,) log(alpha^2/sigma^2) of t = 0 ... T, finite and strictly falling (also as angles in float64).
         step_scale: b^2, one number or one per level; positive.
         step_growth: c^2 of level s is sigma_s/sigma_0 ("sigma": the paper, first power) or 1/sigma_0 ("constant").
 
@@ -54,16 +53,20 @@ class Schedule:
 
     def __init__(self, logsnr: Tensor, step_scale: float | Sequence[float], step_growth: str = "sigma") -> None:
         logsnr = logsnr.to(torch.float64)
-        if logsnr.ndim != 1 or len(logsnr) < 2 or not logsnr.isfinite().all() or not (logsnr.diff() < 0).all():
+        theta = torch.atan(torch.exp(-logsnr / 2))  # alpha = cos, sigma = sin: no cancellation at either end
+        falls = logsnr.ndim == 1 and len(logsnr) > 1 and bool((theta.diff() > 0).all() and theta[0] > 0)
+        if not falls or not logsnr.isfinite().all():
             raise ConfigError(f"schedule: logSNR must be finite and strictly falling, got {logsnr.tolist()}")
         num_levels = len(logsnr) - 1
-        b2 = torch.as_tensor(step_scale, dtype=torch.float64).expand(num_levels)
-        if not (b2 > 0).all():
-            raise ConfigError(f"schedule.step_scale: expected positive numbers, got {step_scale}")
-        theta = torch.atan(torch.exp(-logsnr / 2))  # alpha = cos, sigma = sin: no cancellation at either end
+        b2 = torch.as_tensor(step_scale, dtype=torch.float64)
+        if b2.shape not in ((), (num_levels,)) or not ((b2 > 0) & b2.isfinite()).all():
+            raise ConfigError(
+                f"schedule.step_scale: expected one positive number or one for each of {num_levels} levels, "
+                f"got {step_scale}"
+            )
         alpha, sigma = theta.cos(), theta.sin()
         alpha_ts = alpha[1:] / alpha[:-1]
-        sigma_ts = (1 - alpha_ts**2).sqrt()
+        sigma_ts = ((theta[1:] - theta[:-1]).sin() * (theta[1:] + theta[:-1]).sin()).sqrt() / alpha[:-1]
         is_top = torch.zeros(num_levels, dtype=torch.float64)
         is_top[-1] = 1
         if step_growth not in ("sigma", "constant"):
@@ -101,7 +104,7 @@ def cosine(num_levels: int = 6, logsnr_max: float = 9.8, logsnr_min: float = -5.
     """CDRL's table (T+1,): logSNR = -2 ln tan(a t/T + b), from logsnr_max to logsnr_min (spec section 2.3)."""
     if not logsnr_max > logsnr_min:
         raise ConfigError(f"schedule: logsnr_max {logsnr_max} must exceed logsnr_min {logsnr_min}")
-    low, high = math.atan(math.exp(-logsnr_max / 2)), math.atan(math.exp(-logsnr_min / 2))
+    low, high = torch.atan(torch.exp(-torch.tensor([logsnr_max, logsnr_min], dtype=torch.float64) / 2))
     theta = torch.linspace(0, 1, num_levels + 1, dtype=torch.float64) * (high - low) + low
     return -2 * theta.tan().log()
 

@@ -8,7 +8,17 @@ from torch.nn import functional
 
 from cdrl.errors import ConfigError
 
-__all__ = ["one_hot_label", "sinusoid"]
+__all__ = ["check_width", "one_hot_label", "sinusoid"]
+
+
+def check_width(width: int, setting: str) -> None:
+    """Refuse a width that has no sinusoid.
+
+    Raises:
+        ConfigError: naming the setting.
+    """
+    if width < 4 or width % 2:
+        raise ConfigError(f"{setting}: expected an even number from 4 on, got {width}")
 
 
 def sinusoid(logsnr: Tensor, width: int) -> Tensor:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cdrl.errors import ConfigError
-from cdrl.method.nets.embedding import one_hot_label, sinusoid
-from cdrl.method.nets.spectral import spectral
+from cdrl.method.nets.embedding import check_width, one_hot_label, sinusoid
+from cdrl.method.nets.spectral import Layer, spectral
 
 __all__ = ["EnergyNet"]
 
@@ -53,7 +53,7 @@ class EnergyNet(nn.Module):
 
     Args:
         in_channels: channels of an image, or dims of a point.
-        width: channels of the first stage.
+        width: channels of the first stage; even, at least 4.
         multipliers: channels per stage in units of width; between stages 2x2 average pooling.
         num_blocks: residual blocks per stage.
         patch: pixel-unshuffle factor before the first convolution.
@@ -79,8 +79,9 @@ class EnergyNet(nn.Module):
         super().__init__()
         if dense and patch != 1:
             raise ConfigError(f"energy.patch: points have no pixels to unshuffle, got {patch}")
+        check_width(width, "energy.width")
 
-        def norm(layer: nn.Module) -> nn.Module:
+        def norm(layer: Layer) -> Layer:
             return spectral(layer) if normalize else layer
 
         def layer(width_in: int, width_out: int) -> nn.Module:
@@ -115,7 +116,7 @@ class EnergyNet(nn.Module):
         for number, stage in enumerate(self.stages):
             if number and not self.dense:
                 h = functional.avg_pool2d(h, 2)
-            for block in stage:
+            for block in stage.children():
                 h = block(h, embedding)
         h = functional.relu(h)
         if self.dense:

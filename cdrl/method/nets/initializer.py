@@ -5,19 +5,23 @@ x_t + net(x_t), and the last layer of every branch starts at zero, so that it be
 """
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from cdrl.errors import ConfigError
-from cdrl.method.nets.embedding import one_hot_label, sinusoid
+from cdrl.method.nets.embedding import check_width, one_hot_label, sinusoid
 from cdrl.method.rng import Rng
 
 __all__ = ["Initializer", "zero_weight"]
 
 
-def zero_weight(layer: nn.Module) -> nn.Module:
+Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
+
+
+def zero_weight(layer: Layer) -> Layer:
     """Set a layer's weight to zero and keep its bias."""
     nn.init.zeros_(layer.weight)
     return layer
@@ -77,6 +81,11 @@ class Attention(nn.Module):
 class Stack(nn.ModuleList):
     """Blocks of one resolution between two exchanges with the skip connections: ResBlock, then perhaps Attention."""
 
+    @property
+    def resamples(self) -> bool:
+        """Whether it changes the resolution, and then takes no skip."""
+        return isinstance(self[0], ResBlock) and self[0].resample is not None
+
     def forward(self, x: Tensor, embedding: Tensor, rng: Rng | None) -> Tensor:
         for block in self:
             x = block(x, embedding, rng) if isinstance(block, ResBlock) else block(x)
@@ -117,6 +126,7 @@ class Initializer(nn.Module):
         side, coarsest = image_size // patch, patch * 2 ** (len(multipliers) - 1)
         if image_size % coarsest:
             raise ConfigError(f"initializer: an image side of {image_size} is not a multiple of {coarsest}")
+        check_width(width, "initializer.width")
         if width % groups:
             raise ConfigError(f"initializer.groups: {groups} groups do not divide {width} channels")
         self.width, self.patch = width, patch
@@ -176,7 +186,8 @@ class Initializer(nn.Module):
             skips.append(h)
         h = self.middle(h, embedding, rng)
         for stack in self.up:
-            if stack[0].resample is None:
+            assert isinstance(stack, Stack)
+            if not stack.resamples:
                 h = torch.cat([h, skips.pop()], dim=1)
             h = stack(h, embedding, rng)
         h = self.head(functional.silu(self.norm(h)))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrize
 
-__all__ = ["frozen", "power_iterate", "spectral"]
+__all__ = ["Layer", "frozen", "power_iterate", "spectral"]
 
 NUM_WARMUP_ITERATIONS = 20
 
@@ -51,7 +51,9 @@ class SpectralNorm(nn.Module):
 
 def spectral(layer: Layer) -> Layer:
     """Give a Linear or convolution a spectrally normalised weight, warmed up."""
-    parametrize.register_parametrization(layer, "weight", SpectralNorm(layer.weight))
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    parametrize.register_parametrization(layer, "weight", SpectralNorm(weight))
     return layer
 
 
@@ -59,7 +61,9 @@ def power_iterate(net: nn.Module, num_iterations: int = 1) -> int:
     """Run power iterations on every normalised layer; returns how many layers there are."""
     weights = [module for module in net.modules() if isinstance(module, parametrize.ParametrizationList)]
     for weight in weights:
-        weight[0].iterate(weight.original, num_iterations)
+        norm = weight[0]
+        assert isinstance(norm, SpectralNorm)
+        norm.iterate(weight.original, num_iterations)
     return len(weights)
 
 
