@@ -155,8 +155,9 @@ def load(folder: Path) -> tuple[Classifier, Card]:
             f"{folder / WEIGHTS_NAME}: damaged: expected SHA-256 {card.sha256[:12]}..., got {found[:12]}...; "
             "delete the folder"
         )
-    net = Classifier(card.shape, card.num_classes, card.recipe.dropout)
-    net.load_state_dict(load_file(folder / WEIGHTS_NAME))
+    with torch.device("meta"):  # no initial weights: they would be drawn from the global random state
+        net = Classifier(card.shape, card.num_classes, card.recipe.dropout)
+    net.load_state_dict(load_file(folder / WEIGHTS_NAME), assign=True)
     return net.eval(), card
 
 

@@ -165,7 +165,7 @@ def _inception(config: EvaluationConfig, device: str = "cpu") -> FidelityExtract
         with tempfile.TemporaryDirectory() as folder:
             torch.save(state, copy := Path(folder) / "inception.pt")
             return FidelityExtractor(INCEPTION, "2048", copy, digest=digest, metric=metric, device=device, colour=True)
-    except (pickle.UnpicklingError, RuntimeError, TypeError, ValueError, EOFError) as error:
+    except (pickle.UnpicklingError, RuntimeError, TypeError, ValueError, LookupError, EOFError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(f"evaluation.weights: {uri} is no file of Inception weights: {reason}") from None
 

@@ -18,7 +18,7 @@ def gaussian(mean: list[float], covariance: list[list[float]], n: int = 1000) ->
 
 def rows(n: int, dims: int, seed: int, scale: float = 1.0) -> np.ndarray:
     rng = np.random.default_rng(seed)
-    return (rng.normal(size=(n, dims)) @ rng.normal(size=(dims, dims)) * scale + rng.normal(size=dims)).astype(np.float64)
+    return rng.normal(size=(n, dims)) @ rng.normal(size=(dims, dims)) * scale + rng.normal(size=dims)
 
 
 def theirs(a: np.ndarray, b: np.ndarray) -> float:
