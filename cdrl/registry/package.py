@@ -82,4 +82,4 @@ def signature(model: Model) -> ModelSignature:
 
 
 def _example(model: Model) -> pd.DataFrame:
-    return pd.DataFrame({"n": [2], "label": [model.class_names[0] if model.class_names else ""]})
+    return pd.DataFrame({"n": [2], "label": [model.class_names[0] if model.config.data.num_classes else ""]})
