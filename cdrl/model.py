@@ -167,10 +167,10 @@ class Model:
         """
         if not name:
             return 0
-        if name not in self.class_names:
-            known = ", ".join(self.class_names[:20]) or "none, it is unconditional"
-            raise ConfigError(f"label {name!r}: the model's classes are: {known}")
-        return self.class_names.index(name) + 1
+        known = self.class_names if self.config.data.num_classes else ()
+        if name not in known:
+            raise ConfigError(f"label {name!r}: the model's classes are: {', '.join(known[:20]) or 'none'}")
+        return known.index(name) + 1
 
     def sample(
         self,

@@ -4,11 +4,14 @@ import io
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
 
-__all__ = ["from_uint8", "png_bytes", "sheet", "to_uint8"]
+__all__ = ["from_uint8", "picture_of", "png_bytes", "scatter", "sheet", "to_uint8"]
+
+NUM_POINTS = 10_000
 
 
 def from_uint8(images: Tensor) -> Tensor:
@@ -34,3 +37,23 @@ def png_bytes(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
+
+
+def scatter(sets: dict[str, NDArray]) -> Image.Image:
+    """Sets of 2-D points (N, 2) side by side, each below its caption; at most 10,000 of each."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5 * len(sets), 5), layout="constrained")
+    panels = figure.subplots(1, len(sets), sharex=True, sharey=True, squeeze=False)[0]
+    for axes, (caption, points) in zip(panels, sets.items(), strict=True):
+        axes.scatter(points[:NUM_POINTS, 0], points[:NUM_POINTS, 1], s=2, linewidths=0)
+        axes.set(title=caption, aspect="equal", xlabel="coordinate 0", ylabel="coordinate 1")
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)
+    return Image.open(buffer).convert("RGB")
+
+
+def picture_of(x: Tensor, columns: int, caption: str = "") -> Image.Image:
+    """A model's samples (N, *shape) as a sheet of images or a scatter plot of points."""
+    return sheet(to_uint8(x), columns) if x.ndim == 4 else scatter({caption: x.numpy()})

@@ -13,7 +13,7 @@ from cdrl import storage
 from cdrl.config import Config
 from cdrl.errors import ConfigError, StorageError
 
-__all__ = ["Checkpoint", "RunRecord", "Which", "fetch_model", "step_folder"]
+__all__ = ["Checkpoint", "RunRecord", "Which", "absolute", "fetch_model", "step_folder"]
 
 Which = Literal["best", "last"]
 
@@ -141,6 +141,17 @@ def fetch_model(ref: str, which: Which = "best", root: str = "runs") -> Path:
             storage.download(storage.join(uri, name), folder / name, sha256=digest)
     storage.download(storage.join(uri, "model.json"), folder / "model.json")
     return folder
+
+
+def absolute(config: Config) -> Config:
+    """The same configuration with local folders as absolute paths: workers run in folders of their own."""
+
+    def whole(uri: str | None) -> str | None:
+        return str(storage.local_path(uri).absolute()) if uri and storage.is_local(uri) else uri
+
+    run = config.run.model_copy(update={"root": whole(config.run.root), "storage": whole(config.run.storage)})
+    data = config.data.model_copy(update={"uri": whole(config.data.uri), "cache": whole(config.data.cache)})
+    return config.model_copy(update={"run": run, "data": data})
 
 
 def _has_folder(uri: str) -> bool:

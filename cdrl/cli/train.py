@@ -22,10 +22,11 @@ def train(
 ) -> None:
     """Train a run; the same command resumes it. Ctrl-C stops it after a checkpoint."""
     shortcuts = {"cluster.num_workers": workers, "cluster.address": address}
-    config = overridden(source, overrides, shortcuts)
     from cdrl.evaluation.reference import QuickScore
+    from cdrl.runs import absolute
     from cdrl.training.launch import launch
 
+    config = absolute(overridden(source, overrides, shortcuts))
     console = Console()
     outcome = launch(config, score=QuickScore(config) if config.run.score_samples else None, console=Console(stderr=True))
     if not outcome.complete:

@@ -1,10 +1,7 @@
 """What a dataset looks like: a contact sheet with one row per class, or a scatter plot of points."""
 
-import io
-
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from cdrl import pictures
@@ -14,7 +11,6 @@ __all__ = ["contact_sheet"]
 
 COLUMNS = 16
 MAX_CLASSES = 40
-NUM_POINTS = 10_000
 GRAY = (64, 64, 64)
 
 
@@ -24,7 +20,7 @@ def contact_sheet(dataset: Dataset) -> Image.Image:
     Without labels there are 8 rows of 16 images; points become a scatter plot of the first 10,000.
     """
     if len(dataset.manifest.shape) == 1:
-        return _scatter(dataset.images(np.arange(min(NUM_POINTS, len(dataset)))))
+        return pictures.scatter({dataset.manifest.source: dataset.images(np.arange(len(dataset)))})
     labels = dataset.labels(np.arange(len(dataset)))
     if not labels.any():
         return pictures.sheet(torch.from_numpy(dataset.images(np.arange(min(8 * COLUMNS, len(dataset))))), COLUMNS)
@@ -45,16 +41,3 @@ def _named(sheet: Image.Image, names: tuple[str, ...]) -> Image.Image:
     for row, name in enumerate(names):
         draw.text((8, (row + 0.5) * sheet.height / len(names)), name, "white", font, anchor="lm")
     return picture
-
-
-def _scatter(points: NDArray[np.float32]) -> Image.Image:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 6), layout="constrained")
-    axes = figure.add_subplot(aspect="equal", xlabel="coordinate 0", ylabel="coordinate 1")
-    axes.scatter(points[:, 0], points[:, 1], s=2, linewidths=0)
-    canvas = FigureCanvasAgg(figure)
-    buffer = io.BytesIO()
-    canvas.print_png(buffer)
-    return Image.open(buffer).convert("RGB")

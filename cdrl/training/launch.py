@@ -14,11 +14,11 @@ from PIL import Image
 from rich.console import Console
 
 from cdrl import storage
-from cdrl.config import Config, RunConfig
+from cdrl.config import Config
 from cdrl.data import Dataset, Manifest
 from cdrl.errors import CdrlError, ConfigError, JobFailed
 from cdrl.method.pairs import groups_of_levels
-from cdrl.runs import RunRecord
+from cdrl.runs import RunRecord, absolute
 from cdrl.session import connected
 from cdrl.tracking.run import TrackedRun
 from cdrl.training.board import Board, Notice
@@ -57,15 +57,16 @@ def launch(config: Config, *, score: Any = None, console: Console | None = None)
         JobFailed: workers died more often than `cluster.max_failures`.
     """
     console = console or Console(stderr=True)
-    config = _absolute(config)
+    config = absolute(config)
     manifest = Manifest.read(config.data.uri)
     check_data(config, manifest)
     num_pairs = len(groups_of_levels(config.pairs, config.schedule.num_levels))
     Grid(num_pairs, config.training.num_chunks, config.cluster.num_workers)
     record = _record(config, manifest)
     done = max((state.step for state in record.checkpoints().values()), default=0)
-    if done >= config.training.num_updates:
-        return Outcome(record, done, complete=True)
+    complete = done >= config.training.num_updates
+    if complete and record.mlflow_run_id:
+        return Outcome(record, done, complete)
     Dataset.open(config.data.uri, cache=config.data.cache)  # a damaged shard is told here, before anything starts
     tracked = TrackedRun.start(
         config,
@@ -234,19 +235,6 @@ def _differences(old: Any, new: Any, path: str = "") -> list[str]:
     if isinstance(old, dict) and isinstance(new, dict):
         return [line for key in old | new for line in _differences(old.get(key), new.get(key), f"{path}.{key}")]
     return [] if old == new else [f"{path[1:]} was {old}, is {new}"]
-
-
-def _absolute(config: Config) -> Config:
-    """Local folders as absolute paths: workers run in folders of their own."""
-
-    def absolute(uri: str | None) -> str | None:
-        return str(storage.local_path(uri).absolute()) if uri and storage.is_local(uri) else uri
-
-    run: RunConfig = config.run.model_copy(
-        update={"root": absolute(config.run.root), "storage": absolute(config.run.storage)}
-    )
-    data = config.data.model_copy(update={"uri": absolute(config.data.uri), "cache": absolute(config.data.cache)})
-    return config.model_copy(update={"run": run, "data": data})
 
 
 @contextmanager

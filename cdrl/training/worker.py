@@ -11,6 +11,7 @@ import ray
 import ray.train
 import ray.train.torch
 import torch
+from PIL import Image
 
 from cdrl.config import Config
 from cdrl.data import Dataset
@@ -18,7 +19,7 @@ from cdrl.errors import CdrlError
 from cdrl.method.cooperative import StepMetrics
 from cdrl.method.pairs import groups_of_levels
 from cdrl.model import Model
-from cdrl.pictures import png_bytes, sheet, to_uint8
+from cdrl.pictures import picture_of, png_bytes
 from cdrl.runs import step_folder
 from cdrl.training.board import Notice
 from cdrl.training.checkpoint import read_checkpoint, write_checkpoint
@@ -81,8 +82,8 @@ def _work(config: Config, board: Any, score: Score | None) -> None:
 
     def sample() -> None:
         model = averaged_model()
-        if grid.rank == 0 and len(config.data.shape) == 3:
-            post("picture", {"samples": png_bytes(_sample_sheet(model))})
+        if grid.rank == 0:
+            post("picture", {"samples": png_bytes(_picture(model))})
 
     def save() -> None:
         model = averaged_model()
@@ -115,11 +116,11 @@ def _prefix(number: int, num_pairs: int) -> str:
     return f"pair_{number}/" if num_pairs > 1 else ""
 
 
-def _sample_sheet(model: Model) -> Any:
-    """Ten samples of each of the first ten classes, or a hundred of an unconditional model."""
-    count = PICTURE_COLUMNS * min(10, max(len(model.class_names), 1) if model.config.data.num_classes else 10)
-    labels = None
-    if model.config.data.num_classes:
-        labels = torch.arange(count) // PICTURE_COLUMNS + 1
-    images = model.sample(count, labels=labels, seed=PICTURE_SEED)
-    return sheet(to_uint8(images), PICTURE_COLUMNS)
+def _picture(model: Model) -> Image.Image:
+    """Ten samples of each of the first ten classes, or a hundred of an unconditional model; of points a batch."""
+    num_classes = min(10, model.config.data.num_classes)
+    if not num_classes:
+        count = model.config.sampling.batch_size if len(model.config.data.shape) == 1 else PICTURE_COLUMNS**2
+        return picture_of(model.sample(count, seed=PICTURE_SEED), PICTURE_COLUMNS)
+    labels = torch.arange(num_classes).repeat_interleave(PICTURE_COLUMNS) + 1
+    return picture_of(model.sample(len(labels), labels=labels, seed=PICTURE_SEED), PICTURE_COLUMNS)

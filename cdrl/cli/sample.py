@@ -1,0 +1,86 @@
+"""`cdrl sample REF`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from cdrl.cli.registry import RootOption, TrackingOption
+
+if TYPE_CHECKING:
+    from cdrl.model import Model
+
+__all__ = ["sample"]
+
+COLUMNS = 10
+
+
+def sample(
+    ref: Annotated[
+        str, typer.Argument(metavar="REF", help="A run, a checkpoint (path or URI), or models:/NAME@champion.")
+    ],
+    number: Annotated[int, typer.Option("--number", "-n", min=1, help="Images to draw.")] = 100,
+    label: Annotated[str | None, typer.Option(help="Class name; default: a row of each class.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, other images.")] = 0,
+    guidance: Annotated[float | None, typer.Option(help="w of classifier-free guidance.")] = None,
+    steps: Annotated[int | None, typer.Option(min=0, help="K, Langevin steps per level.")] = None,
+    picture: Annotated[Path | None, typer.Option(metavar="PNG", help="Where; default: REF-samples.png.")] = None,
+    path: Annotated[bool, typer.Option("--path", help="Show how noise becomes an image: a row each, a level a column.")] = False,
+    root: RootOption = "runs",
+    tracking: TrackingOption = None,
+) -> None:
+    """Draw samples with the averaged weights and make a picture of them."""
+    target = picture or Path(f"{ref.strip('/').rpartition('/')[2].partition('@')[0]}-samples.png")
+    draw(
+        _load(ref, root, tracking), number, target, label=label, seed=seed, guidance=guidance, steps=steps, path=path
+    )
+    Console().print(f"{number} samples: {target}", highlight=False, soft_wrap=True)
+
+
+def draw(
+    model: "Model",
+    number: int,
+    target: Path,
+    *,
+    label: str | None = None,
+    seed: int = 0,
+    guidance: float | None = None,
+    steps: int | None = None,
+    path: bool = False,
+) -> None:
+    """Write a picture of a model's samples; the arguments are the command's options.
+
+    Raises:
+        ConfigError: a class that the model does not have, or guidance of an unconditional model.
+    """
+    import torch
+
+    from cdrl import storage
+    from cdrl.errors import ConfigError
+    from cdrl.pictures import picture_of, png_bytes
+
+    if guidance and not model.config.data.num_classes:
+        raise ConfigError(f"--guidance {guidance:g}: the model is unconditional; leave it out")
+    changed = {"num_steps": steps, "guidance": guidance, "batch_size": number if path else None}
+    sampling = model.config.sampling.model_copy(update={k: v for k, v in changed.items() if v is not None})
+    labels = torch.full((number,), model.label_of(label))
+    if label is None and model.config.data.num_classes:
+        labels = torch.arange(number) // (1 if path else COLUMNS) % len(model.class_names) + 1
+    trace: list[torch.Tensor] | None = [] if path else None
+    x = model.sample(number, labels=labels, seed=seed, sampling=sampling, trace=trace)
+    if trace is not None:
+        x = torch.stack(trace, dim=1).flatten(0, 1).cpu()
+    storage.write_bytes(str(target), png_bytes(picture_of(x, len(trace) if trace else COLUMNS)))
+
+
+def _load(ref: str, root: str, tracking: str | None) -> "Model":
+    from cdrl.model import Model
+    from cdrl.runs import fetch_model
+
+    if not ref.startswith("models:/"):
+        return Model.load(fetch_model(ref, root=root))
+    from cdrl.registry.versions import Registry
+    from cdrl.tracking.server import default_uri
+
+    return Registry(tracking or default_uri(root)).load(ref)
