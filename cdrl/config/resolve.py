@@ -112,7 +112,7 @@ def _explain(error: Any) -> str:
         nearest = difflib.get_close_matches(path[-1], _fields(path[:-1]), n=1)
         valid = f"did you mean {nearest[0]!r}?" if nearest else f"valid here: {', '.join(_fields(path[:-1]))}"
         return f"{dotted}: unknown setting; {valid}"
-    got = "" if isinstance(error["input"], dict) else f", got {error['input']!r}"
+    got = "" if isinstance(error["input"], dict) or error["type"] == "secret" else f", got {error['input']!r}"
     return f"{dotted}: {error['msg'].removeprefix('Value error, ')}{got}"
 
 

@@ -6,8 +6,10 @@ Defaults are the CDRL paper's unconditional CIFAR-10 run (spec sections 6, 9, 11
 import hashlib
 import json
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 __all__ = [
     "ClusterConfig",
@@ -175,6 +177,16 @@ class TrackingConfig(Section):
 
     uri: str | None = Field(None, description="tracking URI; default: SQLite under run.root")
     experiment: str = Field("cdrl", description="MLflow experiment")
+
+    @field_validator("uri")
+    @classmethod
+    def _holds_no_password(cls, uri: str | None) -> str | None:
+        if uri and urlsplit(uri).password:
+            # the message shows the user what to do, not the password
+            raise PydanticCustomError(
+                "secret", "holds a password; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead"
+            )
+        return uri
 
 
 class Config(Section):

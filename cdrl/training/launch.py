@@ -18,6 +18,8 @@ from cdrl.config import Config
 from cdrl.data import Dataset, Manifest
 from cdrl.errors import CdrlError, ConfigError, JobFailed
 from cdrl.method.pairs import groups_of_levels
+from cdrl.model import build_schedule
+from cdrl.plots import schedule_plot
 from cdrl.runs import RunRecord, absolute
 from cdrl.session import connected
 from cdrl.tracking.run import TrackedRun
@@ -77,6 +79,8 @@ def launch(config: Config, *, score: Any = None, console: Console | None = None)
     )
     record.tracking_uri, record.mlflow_run_id = tracked.uri, tracked.mlflow_run_id
     record.write(config.run.root)
+    if not done:
+        tracked.log_image("schedule", schedule_plot(build_schedule(config.schedule)), 0)
     console.print(f"run {record.run_id} in {record.directory}" + (f", resumed at {done}" if done else ""), highlight=False)
     status: Any = "FAILED"
     try:

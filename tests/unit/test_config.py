@@ -251,3 +251,9 @@ def test_the_command_line_says_one_line_and_exits_2(arguments: list[str], says: 
     cdrl = str(Path(sys.executable).with_name("cdrl"))
     done = subprocess.run([cdrl, "config", "check", *arguments], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"error: {says}\n")
+
+
+def test_a_password_in_a_tracking_uri_is_refused_and_not_repeated() -> None:
+    with pytest.raises(ConfigError, match="tracking.uri: holds a password; set MLFLOW_TRACKING_USERNAME") as refusal:
+        load("digits", ["tracking.uri=http://ada:lovelace@127.0.0.1:5000"])
+    assert "lovelace" not in str(refusal.value)
