@@ -13,7 +13,7 @@ def promote(model: str, version: str, tracking: str) -> dsl.ContainerSpec:
 
     Args:
         model: the registered name.
-        version: a number, or latest.
+        version: a number, latest, or the run that made it.
         tracking: URI of the MLflow server.
     """
     return dsl.ContainerSpec(

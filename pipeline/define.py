@@ -60,7 +60,7 @@ def cdrl_pipeline(
         _place(train(config=config, run=run, data=data, root=ROOT, storage=storage, tracking=tracking), volume, cpus=4),
         _place(evaluate(run=run, root=ROOT), volume),
         _place(register(run=run, root=ROOT), volume),
-        _place(promote(model=model, version="latest", tracking=tracking), volume),
+        _place(promote(model=model, version=run, tracking=tracking), volume),
         _place(sample(run=run, root=ROOT), volume),
     ]
     steps[1].set_retry(3)  # a retry resumes

@@ -51,7 +51,7 @@ def register(
 @app.command()
 def promote(
     name: NameArgument,
-    version: Annotated[str, typer.Argument(metavar="VERSION", help="A number, or `latest`.")],
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="A number, `latest`, or the run that made it.")],
     root: RootOption = "runs",
     tracking: TrackingOption = None,
 ) -> None:

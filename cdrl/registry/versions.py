@@ -24,7 +24,7 @@ from cdrl.tracking import server
 __all__ = ["CHAMPION", "Registry", "Version"]
 
 CHAMPION = "champion"
-REFERENCE = re.compile(r"(?:models:/)?(?P<name>[^/@]+)(?:/(?P<number>\d+|latest)|@(?P<alias>[^/@]+))")
+REFERENCE = re.compile(r"(?:models:/)?(?P<name>[^/@]+)(?:/(?P<version>[^/@]+)|@(?P<alias>[^/@]+))")
 
 
 @dataclass(frozen=True)
@@ -75,17 +75,19 @@ class Registry:
             return sorted((_version(entry, aliases) for entry in found), key=lambda version: version.number)
 
     def find(self, reference: str) -> Version:
-        """The version that `NAME/3`, `NAME/latest` or `NAME@alias` means, with or without `models:/` before it.
+        """The version that `NAME/3`, `NAME/latest`, `NAME/RUN` or `NAME@alias` means, perhaps behind `models:/`.
+
+        `NAME/RUN` is the newest version that a run made.
 
         Raises:
             RegistryError: it is none of these, or no such version exists.
         """
         if (match := REFERENCE.fullmatch(reference)) is None:
-            raise RegistryError(f"{reference!r} is no model version; expected NAME/3, NAME/latest or NAME@champion")
-        name, number, alias = match["name"], match["number"], match["alias"]
+            raise RegistryError(f"{reference!r} is no model version; expected NAME/3, NAME/latest, NAME/RUN or NAME@champion")
+        name, asked, alias = match["name"], match["version"], match["alias"]
         versions = self.versions(name)
         for version in reversed(versions):
-            if alias in version.aliases or number in (str(version.number), "latest"):
+            if alias in version.aliases or asked in (str(version.number), "latest", version.run_id):
                 return version
         if not versions:
             known = ", ".join(self.names()) or "none"
