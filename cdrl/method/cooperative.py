@@ -110,7 +110,7 @@ def cooperative_step(
     losses = {"energy": (pair.energy, loss_energy)}
     if pair.initializer is not None:
         if anchor:
-            loss_initializer = loss_initializer + anchor * _posterior_loss(mean, tr, x_0, x_t)
+            loss_initializer = loss_initializer + anchor * _posterior_loss(mean, tr, x_0, x_t).mean()
         losses["initializer"] = (pair.initializer, loss_initializer)
     norms = _gradients(losses, clip_norm, synchronise)
     _refuse_divergence(level, step, torch.stack([f_pos, f_neg, moved.detach().square().sum(dim=1)]), norms)
@@ -152,15 +152,16 @@ def initializer_step(
     tr = schedule.transition(level, x_0)
     _, x_t = noised_pair(tr, x_0, rng, shared_noise=shared_noise)
     mean, _ = pair.propose(x_t, tr, label, rng, dropout=rng)
-    loss = _posterior_loss(mean, tr, x_0, x_t)
+    losses = _posterior_loss(mean, tr, x_0, x_t)
+    loss = losses.mean()
     norms = _gradients({"initializer": (pair.initializer, loss)}, clip_norm, synchronise)
-    _refuse_divergence(level, step, loss.detach().expand(1, len(level)), norms)
+    _refuse_divergence(level, step, losses.detach()[None], norms)
     optimizers.initializer.step()
     return StepMetrics(loss_initializer=loss.item(), grad_norm_initializer=norms["initializer"].item())
 
 
 def _posterior_loss(mean: Tensor, tr: Transition, x_0: Tensor, x_t: Tensor) -> Tensor:
-    return (tr.scale * tr.posterior_mean(x_0, x_t) - mean).flatten(1).square().sum(dim=1).mean()
+    return (tr.scale * tr.posterior_mean(x_0, x_t) - mean).flatten(1).square().sum(dim=1)
 
 
 def _gradients(
