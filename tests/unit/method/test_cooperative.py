@@ -283,23 +283,25 @@ def test_a_pair_without_initializer_is_drl() -> None:
     assert metrics.displacement == 0
 
 
+@pytest.mark.parametrize("start", [0.4, 1.8])
 @pytest.mark.parametrize("level", [4, 5])
-def test_a_trained_quadratic_is_the_gaussian_oracle(level: int) -> None:
-    """f = -theta |y|^2 on data N(0, 0.25 I): theta goes to 1 in units of the oracle's coefficient.
+def test_a_trained_quadratic_is_the_gaussian_oracle(level: int, start: float) -> None:
+    """f = -theta |y|^2 on data N(0, 0.25 I): theta goes to 1 in units of the oracle's, from either side.
 
-    With a quarter of the paper's step size, so that the chain's own bias is small, and chains long enough to mix.
+    Below the top with a quarter of the paper's step size, so that the chain's own bias is small; the proposal has the
+    exact mean and nearly the exact variance, and the chain is long enough to mend the rest.
     """
     exact, quarter = oracle(level), 0.25 if level < 5 else 1.0
     schedule = Schedule(cosine(6), quarter * 4e-4)
-    pair = Pair(Quadratic(quarter * exact.f_coeff, theta=0.4), Linear(exact.post_mean_coeff))
+    pair = Pair(Quadratic(quarter * exact.f_coeff, theta=start), Linear(exact.post_mean_coeff))
     adam = torch.optim.Adam(pair.energy.parameters())
     ours = Optimizers(adam, torch.optim.SGD(pair.initializer.parameters(), lr=0.0))
     path = []
-    for step in range(90):
-        x_0 = 0.5 * Rng("data", step).normal(torch.empty(2_000, 2, dtype=torch.float64))
-        adam.param_groups[0]["lr"] = 0.1 * 0.96**step
-        levels = torch.full((2_000,), level)
-        cooperative_step(pair, ours, schedule, x_0, levels, None, num_steps=90, rng=Rng(step), clip_norm=1e9)
+    for step in range(60):
+        x_0 = 0.5 * Rng("data", step).normal(torch.empty(1_000, 2, dtype=torch.float64))
+        adam.param_groups[0]["lr"] = 0.1 * 0.94**step
+        levels = torch.full((1_000,), level)
+        cooperative_step(pair, ours, schedule, x_0, levels, None, num_steps=50, rng=Rng(step), clip_norm=1e9)
         path.append(pair.energy.theta.item())
-    assert path[0] == pytest.approx(0.5, abs=0.01)
-    assert sum(path[-30:]) / 30 == pytest.approx(1, abs=0.04)
+    assert path[0] == pytest.approx(start, abs=0.11)
+    assert sum(path[-20:]) / 20 == pytest.approx(1, abs=0.07)
