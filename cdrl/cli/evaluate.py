@@ -50,7 +50,7 @@ def evaluate(
 
 def score_table(card: "ScoreCard") -> Table:
     """The model at K, the initializer alone, and what real images get."""
-    table = Table("", card.protocol.metric, "precision", "recall", "label accuracy", "images", box=None)
+    table = Table("", card.protocol.metric, "precision", "recall", "labels", "images", box=None)
     for column in table.columns[1:]:
         column.justify = "right"
     num_images = str(card.protocol.num_generated)

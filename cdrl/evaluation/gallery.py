@@ -1,6 +1,5 @@
 """What people would rather look at: a sheet of samples, and K beside K = 0 beside real images."""
 
-import io
 from collections.abc import Callable
 
 import numpy as np
@@ -17,7 +16,6 @@ COLUMNS = 16
 PANEL_COLUMNS = 8  # of one panel among several
 ROWS = 10  # without labels
 MAX_CLASSES = 40
-NUM_POINTS = 10_000
 Images = Callable[[NDArray], NDArray]
 GRAY = (64, 64, 64)  # as `cdrl.pictures.sheet` draws its lines
 
@@ -31,8 +29,8 @@ def pictures(shown: dict[str, NDArray], labels: NDArray[np.int64] | None, train:
     """
     caption, first = next(iter(shown.items()))
     if len(train.manifest.shape) == 1:
-        real = train.images(np.arange(min(NUM_POINTS, len(train))))
-        return {"samples": _scatter({caption: first}), "comparison": _scatter({**shown, "real": real})}
+        real = train.images(np.arange(min(pixels.NUM_POINTS, len(train))))
+        return {"samples": pixels.scatter({caption: first}), "comparison": pixels.scatter({**shown, "real": real})}
     real_labels = None if labels is None else train.labels(np.arange(len(train)))
     panels = {name: _sheet(drawn.__getitem__, len(drawn), labels, PANEL_COLUMNS) for name, drawn in shown.items()}
     panels["real"] = _sheet(train.images, len(train), real_labels, PANEL_COLUMNS)
@@ -63,17 +61,3 @@ def _captioned(panels: dict[str, Image.Image]) -> Image.Image:
         draw.text((left + panel.width / 2, line / 2), caption, "white", font, anchor="mm")
         left += panel.width + gap
     return picture
-
-
-def _scatter(sets: dict[str, NDArray]) -> Image.Image:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5 * len(sets), 5), layout="constrained")
-    panels = figure.subplots(1, len(sets), sharex=True, sharey=True, squeeze=False)[0]
-    for axes, (caption, points) in zip(panels, sets.items(), strict=True):
-        axes.scatter(points[:NUM_POINTS, 0], points[:NUM_POINTS, 1], s=2, linewidths=0)
-        axes.set(title=caption, aspect="equal", xlabel="coordinate 0", ylabel="coordinate 1")
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
-    return Image.open(buffer).convert("RGB")

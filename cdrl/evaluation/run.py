@@ -33,6 +33,7 @@ def evaluate_run(
     for name, picture in result.pictures.items():
         journal.log_image(f"evaluation/{name}", picture, result.card.step)
     journal.log_artifact(record.directory / FOLDER, FOLDER)
+    journal.describe(_summary(result.card), f"{FOLDER}/samples.png")
     return result
 
 
@@ -41,3 +42,12 @@ def _metrics(card: ScoreCard) -> dict[str, float]:
     groups = {"score": card.scores, "score_k0": card.k0 or {}, "floor": card.floor}
     flat = {f"{group}/{name}": value for group, scores in groups.items() for name, value in scores.items()}
     return {name: value for name, value in flat.items() if value is not None}
+
+
+def _summary(card: ScoreCard) -> str:
+    """The scores in one sentence, with their protocol."""
+    k0 = "" if card.k0 is None else f", {card.k0['frechet']:.3f} for the initializer alone (K = 0)"
+    return (
+        f"**{card.protocol.metric} {card.scores['frechet']:.3f}** at update {card.step}{k0}, "
+        f"{card.floor['frechet']:.3f} for real images. {card.protocol.describe()}"
+    )

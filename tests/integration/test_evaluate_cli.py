@@ -1,0 +1,121 @@
+"""`cdrl evaluate` on a tracked run, and samples that are the same for any number of Ray workers."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+import ray
+from typer.testing import CliRunner
+
+from cdrl.cli import app, groups
+from cdrl.config import ClusterConfig
+from cdrl.errors import ConfigError, TrackingError
+from cdrl.evaluation.generate import generate
+from cdrl.evaluation.protocol import ScoreCard
+from cdrl.evaluation.reference import QuickScore
+from cdrl.evaluation.run import evaluate_run
+from cdrl.model import Model
+from cdrl.runs import RunRecord, step_folder
+from cdrl.session import connected
+from tests.evaluation_parts import digits, tiny_config, tiny_run
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory: pytest.TempPathFactory) -> RunRecord:
+    root = tmp_path_factory.mktemp("runs")
+    return tiny_run(tiny_config(digits(root / "digits"), root))
+
+
+def run_cli(*arguments: str) -> str:
+    if not app.registered_groups:
+        groups.attach(app)
+    result = CliRunner().invoke(app, ["evaluate", *arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_the_command_prints_and_keeps_the_scores(record: RunRecord) -> None:
+    output = run_cli(record.run_id, "--root", record.config.run.root, "--samples", "24", "--workers", "1")
+    for part in ("FD (digits-cnn)", "K = 1", "K = 0, initializer alone", "real images (floor)", "24 generated"):
+        assert part in output
+    folder = record.directory / "evaluation"
+    card = ScoreCard.model_validate_json((folder / "latest.json").read_text())
+    assert (card.run_id, card.which, card.protocol.num_generated) == (record.run_id, "best", 24)
+    client = mlflow.MlflowClient(record.tracking_uri)
+    metrics = client.get_run(record.mlflow_run_id).data.metrics
+    assert metrics["score/frechet"] == pytest.approx(card.scores["frechet"])
+    assert card.k0 is not None and metrics["score_k0/recall"] == pytest.approx(card.k0["recall"])
+    assert metrics["floor/label_accuracy"] == pytest.approx(card.floor["label_accuracy"])
+    kept = {file.path for file in client.list_artifacts(record.mlflow_run_id, "evaluation")}
+    assert {"evaluation/latest.json", "evaluation/samples.png", "evaluation/comparison.png"} <= kept
+
+
+def test_another_protocol_leaves_another_card(record: RunRecord) -> None:
+    before = set((record.directory / "evaluation").glob("score-*.json"))
+    run_cli(str(record.directory), "--samples", "24", "--workers", "1", "--set", "sampling.denoise_scale=1.0")
+    assert len(set((record.directory / "evaluation").glob("score-*.json")) - before) == 1
+
+
+@pytest.mark.parametrize(
+    "option, reason", [("--which=worst", "expected best or last"), ("--set=a.b=1", "unknown setting")]
+)
+def test_bad_options(option: str, reason: str, record: RunRecord) -> None:
+    if not app.registered_groups:
+        groups.attach(app)
+    result = CliRunner().invoke(app, ["evaluate", record.run_id, "--root", record.config.run.root, option])
+    assert isinstance(result.exception, ConfigError) and reason in str(result.exception)
+
+
+def test_an_unreachable_server_is_told_before_the_work(record: RunRecord) -> None:
+    elsewhere = record.model_copy(update={"tracking_uri": "http://127.0.0.1:9"})
+    before = sorted((record.directory / "evaluation").iterdir())
+    with pytest.raises(TrackingError):
+        evaluate_run(elsewhere)
+    assert sorted((record.directory / "evaluation").iterdir()) == before
+
+
+@pytest.fixture(scope="module")
+def two_workers() -> Iterator[ClusterConfig]:
+    cluster = ClusterConfig(num_workers=2)
+    with connected(cluster):
+        yield cluster
+
+
+def test_ray_workers_draw_what_one_process_draws(record: RunRecord, two_workers: ClusterConfig) -> None:
+    labels = np.arange(40) % 10 + 1
+    folder = record.directory / step_folder(3)
+    seen: list[int] = []
+
+    def images(cluster: ClusterConfig) -> np.ndarray:
+        sampling = record.config.sampling
+        return generate(folder, 40, labels=labels, sampling=sampling, seed=7, cluster=cluster, progress=seen.append)
+
+    assert (images(ClusterConfig()) == images(two_workers)).all()
+    assert seen == [16, 16, 8, 16, 16, 8], "in order"
+    with pytest.raises(ConfigError, match="64 workers need 64 CPUs, the Ray cluster has 2"):
+        images(ClusterConfig(num_workers=64))
+
+
+def test_the_same_scores_with_ray(record: RunRecord, two_workers: ClusterConfig) -> None:
+    one = evaluate_run(record).card
+    two = evaluate_run(record, config=record.config.model_copy(update={"cluster": two_workers})).card
+    assert (one.scores, one.k0) == (two.scores, two.k0)
+
+
+def test_the_quick_score_travels_to_a_worker(record: RunRecord, two_workers: ClusterConfig) -> None:
+    score, folder = QuickScore(record.config), record.directory / step_folder(3)
+
+    @ray.remote(num_cpus=1)
+    def elsewhere(call: QuickScore) -> float:
+        return call(Model.load(folder))
+
+    assert ray.get(elsewhere.remote(score)) == pytest.approx(score(Model.load(folder)))
+
+
+def test_the_folder_of_runs_may_lie_elsewhere(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such run"):
+        run_cli("tiny", "--root", str(tmp_path))

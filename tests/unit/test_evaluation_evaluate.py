@@ -1,0 +1,189 @@
+"""From a model to its score card, with a tiny untrained model of real digits."""
+
+import copy
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cdrl import config as configuration
+from cdrl.config import Config
+from cdrl.data.prepare import Options, prepare
+from cdrl.errors import ConfigError, DataError, Diverged
+from cdrl.evaluation.evaluate import Evaluation, evaluate
+from cdrl.evaluation.generate import draw, reference_labels
+from cdrl.evaluation.protocol import ScoreCard
+from cdrl.evaluation.reference import QuickScore, Reference
+from cdrl.model import Model
+from tests.evaluation_parts import digits, tiny_config, tiny_model
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("evaluate")
+
+
+@pytest.fixture(scope="module")
+def config(root: Path) -> Config:
+    return tiny_config(digits(root / "digits"), root)
+
+
+@pytest.fixture(scope="module")
+def model(root: Path, config: Config) -> Path:
+    return tiny_model(config, root / "model")
+
+
+@pytest.fixture(scope="module")
+def evaluation(model: Path, config: Config) -> Evaluation:
+    return evaluate(model, config, run_id="tiny-1", which="best")
+
+
+@pytest.mark.parametrize("counts, n", [((0, 3, 3, 3), 30), ((2, 5, 1), 17), ((0, 1, 0, 9), 4), ((5,), 3)])
+def test_labels_keep_the_proportions_of_the_reference(counts: tuple[int, ...], n: int) -> None:
+    labels = reference_labels(counts, n, seed=1)
+    drawn = np.bincount(labels, minlength=len(counts))
+    assert drawn.sum() == n
+    assert (np.abs(drawn - np.array(counts) * n / sum(counts)) <= 1).all()
+    assert (labels == reference_labels(counts, n, seed=1)).all()
+
+
+def test_labels_are_shuffled_by_the_seed() -> None:
+    labels = reference_labels((0, 50, 50), 100, seed=1)
+    assert len(set(labels[:20])) == 2
+    assert (labels != reference_labels((0, 50, 50), 100, seed=2)).any()
+
+
+def test_the_card_says_what_was_measured(evaluation: Evaluation, model: Path, config: Config) -> None:
+    card = evaluation.card
+    loaded = Model.load(model)
+    assert (card.model_digest, card.config_digest, card.step) == (loaded.digest, config.digest, 3)
+    assert (card.run_id, card.which) == ("tiny-1", "best")
+    protocol = card.protocol
+    assert (protocol.metric, protocol.num_generated, protocol.num_reference) == ("FD (digits-cnn)", 40, 400)
+    assert (protocol.manifest_digest, protocol.labels) == (loaded.manifest_digest, "as reference")
+    assert protocol.sampling == config.sampling
+    assert card.k0_sampling is not None
+    assert (card.k0_sampling.num_steps, card.k0_sampling.denoise_scale) == (0, 0)
+    assert card.floor_of == "100 real images of the hold-out split against 400 of train"
+    assert card.floor["label_accuracy"] == protocol.judge_accuracy
+
+
+def test_noise_scores_far_above_the_floor(evaluation: Evaluation) -> None:
+    card = evaluation.card
+    assert card.k0 is not None and card.scores["frechet"] is not None and card.floor["frechet"] is not None
+    assert card.scores["frechet"] > 10 * card.floor["frechet"]
+    assert card.k0 != card.scores
+    for scores in (card.scores, card.k0, card.floor):
+        assert all(0 <= (scores[name] or 0) <= 1 for name in ("precision", "recall", "label_accuracy"))
+
+
+def test_the_same_call_gives_the_same_scores(evaluation: Evaluation, model: Path, config: Config) -> None:
+    again = evaluate(model, config).card
+    assert (again.scores, again.k0, again.floor) == (evaluation.card.scores, evaluation.card.k0, evaluation.card.floor)
+    assert again.protocol == evaluation.card.protocol
+
+
+def test_it_is_written_whole(evaluation: Evaluation, tmp_path: Path) -> None:
+    evaluation.write(tmp_path)
+    card = evaluation.card
+    named = f"score-{card.protocol.digest[:8]}-{card.model_digest[:8]}.json"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["comparison.png", "latest.json", "samples.png", named]
+    assert ScoreCard.model_validate_json((tmp_path / "latest.json").read_text()) == card
+
+
+def test_pictures_have_a_row_per_class(evaluation: Evaluation) -> None:
+    samples, comparison = evaluation.pictures["samples"], evaluation.pictures["comparison"]
+    assert samples.width / samples.height == pytest.approx(16 / 10, rel=0.02)
+    assert comparison.width > 3 * comparison.height * 0.7, "three panels of 8 x 10"
+
+
+def test_progress_is_told(model: Path, config: Config) -> None:
+    seen: list[tuple[str, int, int]] = []
+    evaluate(model, config, progress=lambda what, done, total: seen.append((what, done, total)))
+    assert [done for what, done, _ in seen if what == "images at K = 1"] == [0, 16, 32, 40]
+    assert seen[-1] == ("images at K = 0", 40, 40)
+
+
+def test_an_unconditional_model_without_holdout(tmp_path: Path) -> None:
+    config = tiny_config(digits(tmp_path / "digits", holdout=0), tmp_path, num_classes=0)
+    card = evaluate(tiny_model(config, tmp_path / "model"), config).card
+    assert (card.protocol.labels, card.protocol.judge_digest) == ("none", None)
+    assert card.scores["label_accuracy"] is None
+    assert card.floor_of == "no hold-out split: 250 real images of train against the other 250"
+    assert card.num_floor == 250
+
+
+def test_points(tmp_path: Path) -> None:
+    prepare("checkerboard", str(tmp_path / "points"), Options(limit=400))
+    tree = {
+        "name": "points",
+        "data": {"uri": str(tmp_path / "points"), "shape": [2]},
+        "schedule": {"num_levels": 2},
+        "energy": {"kind": "mlp", "width": 8, "num_blocks": 1},
+        "initializer": {"kind": "mlp", "width": 8, "groups": 2},
+        "sampling": {"num_steps": 1, "batch_size": 50, "denoise_scale": 0},
+        "evaluation": {"extractor": "coordinates", "num_samples": 100},
+    }
+    config = configuration.validate(tree, "test")
+    found = evaluate(tiny_model(config, tmp_path / "model"), config)
+    assert found.card.protocol.metric == "FD (coordinates)"
+    assert found.card.floor["frechet"] is not None and found.card.scores["frechet"] is not None
+    assert found.card.floor["frechet"] < found.card.scores["frechet"]
+    assert set(found.pictures) == {"samples", "comparison"}
+
+
+def test_a_model_of_other_data(config: Config, model: Path, tmp_path: Path) -> None:
+    digits(tmp_path, holdout=200)
+    with pytest.raises(ConfigError, match="data.uri: the model was trained on the dataset .* --set data.uri="):
+        evaluate(model, configuration.override(config, [f"data.uri={tmp_path}"]))
+
+
+def test_a_setting_that_training_fixed(config: Config, model: Path) -> None:
+    with pytest.raises(ConfigError, match="this model has another configuration"):
+        evaluate(model, configuration.override(config, ["schedule.num_levels=3"]))
+
+
+def test_no_data(config: Config, model: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no dataset here"):
+        evaluate(model, configuration.override(config, [f"data.uri={tmp_path}"]))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_no_gpu(config: Config) -> None:
+    with pytest.raises(ConfigError, match="cluster.use_gpu: torch sees no GPU"):
+        Reference(config, "cuda")
+
+
+def broken(model: Path) -> Model:
+    loaded = Model.load(model)
+    for parameter in loaded.ladder.parameters():
+        parameter.fill_(float("nan"))
+    return loaded
+
+
+def test_values_that_are_not_finite_are_no_images(model: Path, config: Config) -> None:
+    with pytest.raises(Diverged, match="images that are not finite=5"):
+        draw(broken(model), 5, labels=None, sampling=config.sampling, seed=0)
+
+
+def test_the_quick_score_is_the_distance_of_its_samples(model: Path, config: Config) -> None:
+    loaded = Model.load(model)
+    state = torch.get_rng_state()
+    score = copy.deepcopy(QuickScore(config))
+    reference = Reference(config, "cpu")
+    images = draw(loaded, 40, labels=reference.labels(40), sampling=config.sampling, seed=config.evaluation.seed)
+    assert score(loaded) == score(loaded) == reference.frechet(images)
+    assert torch.equal(torch.get_rng_state(), state), "training's random state is its own"
+    with pytest.raises(Diverged):
+        score(broken(model))
+
+
+def test_overrides_of_a_finished_run(config: Config) -> None:
+    changed = configuration.override(config, ["evaluation.num_samples=7", "sampling={num_steps: 3}"])
+    assert (changed.evaluation.num_samples, changed.sampling.num_steps, changed.sampling.batch_size) == (7, 3, 16)
+    assert changed.identity == config.identity
+    assert json.loads(config.model_dump_json()) == json.loads(configuration.override(config, []).model_dump_json())
+    with pytest.raises(ConfigError, match="evaluation.num_sample: unknown setting; did you mean 'num_samples'"):
+        configuration.override(config, ["evaluation.num_sample=7"])
