@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlencode
 
 import mlflow.exceptions
 import yaml
@@ -118,6 +119,11 @@ class TrackedRun:
         store = self._client.log_artifacts if Path(path).is_dir() else self._client.log_artifact
         with server.translated(self.uri):
             store(self.mlflow_run_id, str(path), folder)
+
+    def describe(self, markdown: str, picture: str) -> None:
+        """Show a text, and below it a picture among the run's artifacts, on the run's first page in the MLflow UI."""
+        link = urlencode({"path": picture, "run_uuid": self.mlflow_run_id})
+        self.set_tag("mlflow.note.content", f"{markdown}\n\n![{picture}](get-artifact?{link})")
 
     def set_tag(self, name: str, value: str) -> None:
         """Mark the run."""
