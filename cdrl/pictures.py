@@ -7,7 +7,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torchvision.utils import make_grid
 
 __all__ = ["from_uint8", "picture_of", "png_bytes", "scatter", "sheet", "to_uint8"]
 
@@ -26,6 +25,8 @@ def to_uint8(x: Tensor) -> Tensor:
 
 def sheet(images: Tensor, columns: int, *, min_side: int = 48, padding: int = 1) -> Image.Image:
     """Lay uint8 images (N, C, H, W), C = 1 or 3, out row by row; small ones are enlarged by whole factors."""
+    from torchvision.utils import make_grid  # here: it brings the compiler of torch, 2 s of each process's start
+
     factor = max(1, -(-min_side // images.shape[-1]))
     enlarged = images.repeat_interleave(factor, dim=-1).repeat_interleave(factor, dim=-2)
     grid = make_grid(enlarged, nrow=columns, padding=padding * factor // 2 + 1, pad_value=64)

@@ -46,6 +46,7 @@ class RunRecord(BaseModel):
     class_names: tuple[str, ...]
     tracking_uri: str
     mlflow_run_id: str
+    finished: bool = False
     _directory: Path = PrivateAttr(default=Path())
 
     @property

@@ -1,14 +1,18 @@
-"""A Ray session: the cluster that runs already, one at an address, or one on this machine for as long as it is needed."""
+"""A Ray session: the cluster that runs already, one at an address, or one on this machine while it is needed."""
 
 import os
 import secrets
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 from cdrl.config import ClusterConfig
 from cdrl.errors import ConfigError
 
 __all__ = ["connected"]
+
+PROBE_TIMEOUT_S = 5.0
 
 
 @contextmanager
@@ -22,18 +26,20 @@ def connected(cluster: ClusterConfig) -> Iterator[None]:
     """
     import ray
 
-    started = not ray.is_initialized()
-    if started and cluster.address is None:
+    ours = not ray.is_initialized()
+    if ours and cluster.address is None:
         # Ray turns token authentication on by itself; given no token, it would leave one in the home folder
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    if started:
-        options = {"address": cluster.address} if cluster.address else {
-            "num_cpus": cluster.num_workers, "include_dashboard": False, "_node_ip_address": "127.0.0.1",
-        }
-        try:
-            ray.init(log_to_driver=False, logging_level="ERROR", **options)
-        except ConnectionError as error:
-            raise ConfigError(f"cluster.address {cluster.address!r}: no Ray cluster answers: {error}") from None
+        ray.init(
+            "local",  # also where RAY_ADDRESS names another cluster
+            num_cpus=cluster.num_workers,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+            _node_ip_address="127.0.0.1",
+        )
+    elif ours:
+        _connect(str(cluster.address))
     try:
         there = ray.cluster_resources()
         for kind, needed in (("CPU", cluster.num_workers), ("GPU", cluster.num_workers * cluster.use_gpu)):
@@ -44,5 +50,22 @@ def connected(cluster: ClusterConfig) -> Iterator[None]:
                 )
         yield
     finally:
-        if started:
+        if ours:
             ray.shutdown()
+
+
+def _connect(address: str) -> None:
+    """Connect to a cluster, after a probe: at a port where nobody listens Ray would try for minutes and then exit."""
+    import ray
+
+    try:
+        if address != "auto":
+            parts = urlsplit(address if "://" in address else f"//{address}")
+            socket.create_connection((parts.hostname, parts.port), PROBE_TIMEOUT_S).close()
+        ray.init(address, log_to_driver=False, logging_level="ERROR")
+    except (OSError, ValueError, TypeError, RuntimeError) as error:  # a ConnectionError is an OSError
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"cluster.address {address!r}: no Ray cluster answers: {reason}; "
+            "expected host:port, ray://host:port or auto"
+        ) from None

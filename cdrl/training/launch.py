@@ -1,4 +1,4 @@
-"""The driver of a run: check everything first, then Ray Train, and what the workers report goes to MLflow and the eye."""
+"""The driver of a run: check everything, then Ray Train; what the workers report goes to MLflow and the eye."""
 
 import io
 import os
@@ -22,6 +22,7 @@ from cdrl.model import build_schedule
 from cdrl.plots import schedule_plot
 from cdrl.runs import RunRecord, absolute
 from cdrl.session import connected
+from cdrl.tracking import server
 from cdrl.tracking.run import TrackedRun
 from cdrl.training.board import Board, Notice
 from cdrl.training.grid import Grid
@@ -65,40 +66,42 @@ def launch(config: Config, *, score: Any = None, console: Console | None = None)
     num_pairs = len(groups_of_levels(config.pairs, config.schedule.num_levels))
     Grid(num_pairs, config.training.num_chunks, config.cluster.num_workers)
     record = _record(config, manifest)
+    if record.finished:
+        return Outcome(record, config.training.num_updates, complete=True)
     done = max((state.step for state in record.checkpoints().values()), default=0)
-    complete = done >= config.training.num_updates
-    if complete and record.mlflow_run_id:
-        return Outcome(record, done, complete)
     Dataset.open(config.data.uri, cache=config.data.cache)  # a damaged shard is told here, before anything starts
-    tracked = TrackedRun.start(
-        config,
-        record.run_id,
-        manifest_digest=manifest.digest,
-        uri=record.tracking_uri or None,
-        mlflow_run_id=record.mlflow_run_id or None,
-    )
-    record.tracking_uri, record.mlflow_run_id = tracked.uri, tracked.mlflow_run_id
-    record.write(config.run.root)
-    if not done:
-        tracked.log_image("schedule", schedule_plot(build_schedule(config.schedule)), 0)
-    console.print(f"run {record.run_id} in {record.directory}" + (f", resumed at {done}" if done else ""), highlight=False)
-    status: Any = "FAILED"
-    try:
-        with (
-            connected(config.cluster),
-            TrainingProgress(
-                console, config.training.num_updates, config.training.batch_size * num_pairs, done
-            ) as progress,
-        ):
-            step = _run(config, record, tracked, progress, score)
-        complete = step >= config.training.num_updates
-        status = "FINISHED" if complete else "KILLED"
-        return Outcome(record, step, complete)
-    except KeyboardInterrupt:
-        status = "KILLED"
-        raise
-    finally:
-        tracked.close(status)
+    tracking_uri = record.tracking_uri or config.tracking.uri or server.default_uri(config.run.root)
+    server.connect(tracking_uri)  # and a dead server
+    with connected(config.cluster):
+        tracked = TrackedRun.start(
+            config,
+            record.run_id,
+            manifest_digest=manifest.digest,
+            uri=tracking_uri,
+            mlflow_run_id=record.mlflow_run_id or None,
+        )
+        status: Any = "FAILED"
+        try:
+            record.tracking_uri, record.mlflow_run_id = tracked.uri, tracked.mlflow_run_id
+            record.write(config.run.root)
+            if not done:
+                tracked.log_image("schedule", schedule_plot(build_schedule(config.schedule)), 0)
+            resumed = f", resumed at {done}" if done else ""
+            console.print(f"run {record.run_id} in {record.directory}{resumed}", highlight=False, soft_wrap=True)
+            images_per_update = config.training.batch_size * num_pairs
+            with TrainingProgress(console, config.training.num_updates, images_per_update, done) as progress:
+                step = _run(config, record, _Listener(tracked, progress, record.directory, done), score)
+            complete = step >= config.training.num_updates
+            if complete:
+                record.finished = True
+                record.write(config.run.root)
+            status = "FINISHED" if complete else "KILLED"
+            return Outcome(record, step, complete)
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
+        finally:
+            tracked.close(status)
 
 
 def check_data(config: Config, manifest: Manifest) -> None:
@@ -119,11 +122,12 @@ def check_data(config: Config, manifest: Manifest) -> None:
         )
 
 
-def _run(config: Config, record: RunRecord, tracked: TrackedRun, progress: TrainingProgress, score: Any) -> int:
+def _run(config: Config, record: RunRecord, listener: "_Listener", score: Any) -> int:
     """Fit in a thread, listen in this one; returns the number of updates that the newest checkpoint holds."""
     import ray
 
-    board = ray.remote(Board).options(num_cpus=0).remote()
+    # a board that is killed begins anew and empty: notices may be lost, the run is not
+    board = ray.remote(Board).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
     failure: list[Exception] = []
 
     def fit() -> None:
@@ -133,11 +137,12 @@ def _run(config: Config, record: RunRecord, tracked: TrackedRun, progress: Train
             failure.append(error)
 
     thread = threading.Thread(target=fit, name="fit", daemon=True)
-    listener = _Listener(tracked, progress, record.directory)
-    with _interrupt_once(lambda: ray.get(board.stop.remote()), progress):
+    with _interrupt_once(listener.progress) as interrupted:
         thread.start()
         while thread.is_alive():
             thread.join(POLL_S)
+            if interrupted.is_set():
+                ray.get(board.stop.remote())
             listener.take(ray.get(board.take.remote()))
     listener.take(ray.get(board.take.remote()))
     known = ray.get(board.failure.remote())
@@ -149,11 +154,15 @@ def _run(config: Config, record: RunRecord, tracked: TrackedRun, progress: Train
 
 
 class _Listener:
-    """Carries notices from the board to the tracking server, the run's folder and the display."""
+    """Carries notices from the board to the tracking server, the run's folder and the display.
 
-    def __init__(self, tracked: TrackedRun, progress: TrainingProgress, directory: Path) -> None:
+    Attributes:
+        checkpointed: updates that the newest checkpoint holds, `done` of them from earlier calls.
+    """
+
+    def __init__(self, tracked: TrackedRun, progress: TrainingProgress, directory: Path, done: int) -> None:
         self.tracked, self.progress, self.directory = tracked, progress, directory
-        self.checkpointed = 0
+        self.checkpointed = done
 
     def take(self, notices: list[Notice]) -> None:
         """Handle notices in their order."""
@@ -179,6 +188,8 @@ def _trainer(config: Config, record: RunRecord, board: Any, score: Any) -> Any:
     # the controller looks for reports this often; Ray's default of 2 s would be paid at each checkpoint
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.3")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+    if config.cluster.address is None:  # nobody takes this machine away; a process less to wait for
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     import ray.train
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.config import LoggingConfig
@@ -242,21 +253,22 @@ def _differences(old: Any, new: Any, path: str = "") -> list[str]:
 
 
 @contextmanager
-def _interrupt_once(stop: Any, progress: TrainingProgress) -> Iterator[None]:
-    """The first Ctrl-C asks the workers to write a checkpoint and end, the second one ends at once."""
+def _interrupt_once(progress: TrainingProgress) -> Iterator[threading.Event]:
+    """The first Ctrl-C sets the event, which has the workers write a checkpoint and end; the second ends at once."""
+    interrupted = threading.Event()
 
     def on_interrupt(signum: int, frame: Any) -> None:
         del signum, frame
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        interrupted.set()
         progress.say("stopping after a checkpoint; press Ctrl-C again to stop at once")
-        stop()
 
     if threading.current_thread() is not threading.main_thread():
-        yield  # signals reach the main thread only
+        yield interrupted  # signals reach the main thread only
         return
     before = signal.signal(signal.SIGINT, on_interrupt)
     try:
-        yield
+        yield interrupted
     finally:
         signal.signal(signal.SIGINT, before)
 

@@ -1,15 +1,18 @@
 """What a person sees of a run: one live line on a terminal, a plain line now and then elsewhere."""
 
 import time
+from collections import deque
 from collections.abc import Mapping
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 __all__ = ["TrainingProgress"]
 
 PLAIN_LINE_EVERY_S = 15.0
+WINDOW_S = 30.0  # speed is that of the last half minute,
+KNOWN_AFTER_S = 1.0  # and unknown before, since reports arrive in bursts
 
 
 class TrainingProgress:
@@ -24,21 +27,19 @@ class TrainingProgress:
 
     def __init__(self, console: Console, num_updates: int, images_per_update: int, done: int) -> None:
         self._console, self._images, self._num_updates = console, images_per_update, num_updates
-        self._marks = [(time.monotonic(), done)]
+        self._marks: deque[tuple[float, int]] = deque()  # (seconds, step) of reports; the start of Ray is none
         self._spoke_s = time.monotonic()
         self._bar = Progress(
             TextColumn("[bold]train"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=12),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[speed]}"),
             TimeElapsedColumn(),
-            TextColumn("eta"),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[speed]}"),
             TextColumn("{task.fields[numbers]}"),
             console=console,
             disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task("train", total=num_updates, completed=done, speed="starting Ray", numbers="")
+        self._task = self._bar.add_task("train", total=num_updates, completed=done, speed="starting", numbers="")
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -49,9 +50,11 @@ class TrainingProgress:
 
     @property
     def updates_per_s(self) -> float:
-        """Speed over the last few reports; 0 before the second one."""
+        """Speed over the last half minute; 0 while it is not known yet."""
+        if not self._marks:
+            return 0.0
         (begin_s, begin), (end_s, end) = self._marks[0], self._marks[-1]
-        return (end - begin) / (end_s - begin_s) if end > begin and len(self._marks) > 2 else 0.0
+        return (end - begin) / (end_s - begin_s) if end_s - begin_s >= KNOWN_AFTER_S else 0.0
 
     @property
     def images_per_s(self) -> float:
@@ -60,24 +63,28 @@ class TrainingProgress:
 
     def show(self, step: int, metrics: Mapping[str, float]) -> None:
         """Take up the metrics of a step."""
-        if step > self._marks[-1][1]:
-            # the first mark holds the start of Ray; speed is counted from the second
-            self._marks = [*self._marks[-20:], (time.monotonic(), step)] if len(self._marks) > 1 else [
-                (time.monotonic(), step), (time.monotonic(), step)
-            ]
-        speed = f"{self.updates_per_s:.1f} steps/s {self.images_per_s:.0f} images/s"
-        numbers = "  ".join(f"{name} {_mean(metrics, name):.3g}" for name in ("f_pos", "f_neg", "displacement"))
-        self._bar.update(self._task, completed=step, speed=speed, numbers=numbers)
         now_s = time.monotonic()
+        if self._marks and step < self._marks[-1][1]:
+            self._marks.clear()  # workers were restarted at a checkpoint
+        self._marks.append((now_s, step))
+        while len(self._marks) > 2 and now_s - self._marks[1][0] > WINDOW_S:
+            self._marks.popleft()
+        numbers = "  ".join(f"{name} {_mean(metrics, name):.3g}" for name in ("f_pos", "f_neg", "displacement"))
+        self._bar.update(self._task, completed=step, speed=self._speed(step), numbers=numbers)
         if not self._console.is_terminal and (now_s - self._spoke_s > PLAIN_LINE_EVERY_S or step == self._num_updates):
             self._spoke_s = now_s
-            left_s = (self._num_updates - step) / self.updates_per_s if self.updates_per_s else float("nan")
-            line = f"train {step}/{self._num_updates}  {speed}  eta {left_s:.0f} s  {numbers}"
-            self._console.print(line, highlight=False, soft_wrap=True)
+            self.say(f"train {step}/{self._num_updates}  {self._speed(step)}  {numbers}")
 
     def say(self, text: str) -> None:
         """Print a line above the bar."""
         self._console.print(text, highlight=False, soft_wrap=True)
+
+    def _speed(self, step: int) -> str:
+        if not self.updates_per_s:
+            return "starting"
+        left_s = round((self._num_updates - step) / self.updates_per_s)
+        left = f"{left_s // 3600}:{left_s // 60 % 60:02}:{left_s % 60:02}"
+        return f"{self.updates_per_s:.3g} steps/s  {self.images_per_s:.0f} images/s  eta {left}"
 
 
 def _mean(metrics: Mapping[str, float], name: str) -> float:
