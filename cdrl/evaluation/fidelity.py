@@ -135,8 +135,8 @@ def precision_recall(generated: NDArray, reference: NDArray, *, device: str = "c
     """
     if min(len(generated), len(reference)) <= NEIGHBOURS:
         raise ConfigError(
-            f"precision and recall need more than {NEIGHBOURS} images on each side, got {len(generated)} generated and "
-            f"{len(reference)} real; raise evaluation.num_samples"
+            f"precision and recall need more than {NEIGHBOURS} images on each side, got {len(generated)} against "
+            f"{len(reference)}; draw more (evaluation.num_samples) or hold out more (cdrl data prepare --holdout)"
         )
     sides = (torch.as_tensor(side).to(device) for side in (generated, reference))
     found = prc_features_to_metric(

@@ -119,7 +119,7 @@ def test_invented_rows_cost_precision_only() -> None:
 
 
 def test_too_few_rows() -> None:
-    with pytest.raises(ConfigError, match="more than 3 images on each side, got 3 generated and 50 real"):
+    with pytest.raises(ConfigError, match="more than 3 images on each side, got 3 against 50"):
         precision_recall(rows(3, 2, 0), rows(50, 2, 0))
     with pytest.raises(DataError, match="at least 2 images, got 1"):
         frechet_distance(Moments.of(rows(1, 2, 0)), Moments.of(rows(9, 2, 0)))
