@@ -1,5 +1,6 @@
 """A run's record on disk, and how a reference finds a run, a checkpoint or a package."""
 
+import hashlib
 import json
 import os
 import re
@@ -73,7 +74,7 @@ class RunRecord(BaseModel):
 
     @classmethod
     def read(cls, ref: str, root: str = "runs") -> "RunRecord":
-        """The record that a run folder, a run id, a unique prefix of one, or a name with a single run refers to.
+        """The record that a run folder, a run id, a name with a single run, or a unique prefix of an id refers to.
 
         Raises:
             ConfigError: no such run, several, or a damaged record.
@@ -81,7 +82,8 @@ class RunRecord(BaseModel):
         folder = Path(ref)
         if not (folder / "run.json").is_file():
             found = sorted(path.parent for path in Path(root).glob("*/run.json"))
-            matches = [path for path in found if path.name == ref] or [p for p in found if p.name.startswith(ref)]
+            meant = (re.escape(ref), re.escape(ref) + "-[0-9a-f]{8}", re.escape(ref) + ".*")
+            matches = next(filter(None, ([p for p in found if re.fullmatch(one, p.name)] for one in meant)), [])
             if len(matches) != 1:
                 listed = ", ".join(path.name for path in matches or found) or "none"
                 what = "several runs match" if matches else "no such run"
@@ -90,19 +92,23 @@ class RunRecord(BaseModel):
         try:
             record = cls.model_validate_json((folder / "run.json").read_text())
         except (OSError, ValidationError) as error:
-            raise ConfigError(f"{folder / 'run.json'}: not a readable run record: {str(error).splitlines()[0]}") from None
+            reason = str(error).splitlines()[0]
+            raise ConfigError(f"{folder / 'run.json'}: not a readable run record: {reason}") from None
         record._directory = folder
         return record
 
     def checkpoints(self) -> dict[str, Checkpoint]:
-        """Folder URI -> state of every complete checkpoint, oldest first."""
+        """Folder URI -> state of every complete checkpoint, oldest first; a copy that broke off is none."""
         names = storage.listing(self.checkpoint_uri) if _has_folder(self.checkpoint_uri) else []
         complete = {}
         for name in names:
             folder, _, file = name.rpartition("/")
             if file == "state.json" and re.fullmatch(r"step_\d{8}", folder):
                 uri = storage.join(self.checkpoint_uri, folder)
-                state = Checkpoint.model_validate(json.loads(storage.read_bytes(storage.join(uri, file))))
+                try:
+                    state = Checkpoint.model_validate_json(storage.read_bytes(storage.join(uri, file)))
+                except ValidationError:
+                    continue
                 if all(f"{folder}/{part}" in names for part in (*state.files, "model.json")):
                     complete[uri] = state
         return complete
@@ -131,16 +137,21 @@ def fetch_model(ref: str, which: Which = "best", root: str = "runs") -> Path:
     uri = ref if not storage.is_local(ref) else RunRecord.read(ref, root).checkpoint(which)
     if storage.is_local(uri):
         return storage.local_path(uri)
-    card = json.loads(storage.read_bytes(storage.join(uri, "model.json")))
-    folder = Path(tempfile.gettempdir()) / f"cdrl-models-{os.getuid()}" / card["manifest_digest"][:12]
-    folder = folder / "-".join(digest[:12] for digest in card["files"].values())
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for name, digest in card["files"].items():
+    content = storage.read_bytes(storage.join(uri, "model.json"))
+    try:
+        files = {str(name): str(digest) for name, digest in json.loads(content)["files"].items()}
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise StorageError(f"{uri}/model.json: damaged: no list of files") from None
+    for name in files:
         if not re.fullmatch(r"pair-\d\d+\.safetensors", name):
             raise StorageError(f"{uri}/model.json: refused to fetch a file named {name!r}")
-        if not (folder / name).is_file():
+    root = Path(tempfile.gettempdir()) / f"cdrl-models-{os.getuid()}"
+    root.mkdir(exist_ok=True, mode=0o700)
+    folder = root / hashlib.sha256(content).hexdigest()
+    for name, digest in files.items():
+        if not (folder / name).is_file() or storage.sha256_file(folder / name) != digest:
             storage.download(storage.join(uri, name), folder / name, sha256=digest)
-    storage.download(storage.join(uri, "model.json"), folder / "model.json")
+    storage.write_bytes(str(folder / "model.json"), content)
     return folder
 
 
