@@ -4,6 +4,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("shared-machine", deadline=None)  # a busy core is no defect
+settings.load_profile("shared-machine")
 
 
 @pytest.fixture(scope="session")

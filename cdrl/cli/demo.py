@@ -37,26 +37,27 @@ def demo(
     from cdrl.registry.promote import promote
     from cdrl.registry.versions import Registry
     from cdrl.runs import absolute
-    from cdrl.session import connected
     from cdrl.training.launch import launch
 
     config = absolute(configuration.load(preset, [f"run.root={root}", f"data.uri={data}", *(overrides or ())]))
 
     def step(number: int, text: str) -> None:
-        console.print(f"[bold cyan]{number}/6[/] {text} [dim]({time.monotonic() - began_s:.0f} s)[/]", highlight=False)
+        spent_s = time.monotonic() - began_s
+        console.print(f"[bold cyan]{number}/6[/] {text} [dim]({spent_s:.0f} s)[/]", highlight=False, soft_wrap=True)
 
     step(1, f"prepare: scikit-learn's handwritten digits -> Arrow shards in {data}")
-    manifest = prepare("digits", data)
-    with connected(config.cluster):
-        step(2, f"train: {config.training.num_updates} updates with {config.cluster.num_workers} Ray workers")
-        score = QuickScore(config) if config.run.score_samples else None
-        outcome = launch(config, score=score, console=console)
-        if not outcome.complete:
-            raise JobFailed(f"stopped at {outcome.step} of {config.training.num_updates} updates; run the demo again")
-        step(3, f"evaluate: {config.evaluation.num_samples} samples with averaged weights, and as many without chains")
-        with showing_progress() as progress:
-            card = evaluate_run(outcome.record, config=config, progress=progress).card
-        console.print(score_table(card))
+    prepare("digits", data)
+    step(2, f"train: {config.training.num_updates} updates with {config.cluster.num_workers} Ray workers")
+    score = QuickScore(config) if config.run.score_samples else None
+    outcome = launch(config, score=score, console=console)
+    if not outcome.complete:
+        raise JobFailed(f"stopped at {outcome.step} of {config.training.num_updates} updates; run the demo again")
+    step(3, f"evaluate: {config.evaluation.num_samples} samples with averaged weights, and as many without chains")
+    alone = config.cluster.model_copy(update={"num_workers": 1})  # digits are drawn sooner than workers start
+    with showing_progress() as progress:
+        scored = config.model_copy(update={"cluster": alone})
+        card = evaluate_run(outcome.record, config=scored, progress=progress).card
+    console.print(score_table(card))
     record = outcome.record
     registry = Registry(record.tracking_uri)
     version = registry.register(str(record.directory), root=root)
@@ -67,14 +68,12 @@ def demo(
     except GateFailed as refusal:
         verdict = f"not promoted: {refusal}"
     step(5, f"promote: {verdict}")
-    pictures = {"samples.png": False, "path.png": True}
     step(6, f"sample: models:/{version.name}@champion")
-    for name, path in pictures.items():
-        sample.draw(
-            registry.load(f"{version.name}@champion"), 100 if not path else 10, record.directory / name, path=path
-        )
+    champion = registry.load(f"{version.name}@champion")
+    sample.draw(champion, 100, record.directory / "samples.png")
+    sample.draw(champion, 10, record.directory / "path.png", path=True)
     console.print(_panel(card, record.directory, record.directory / FOLDER, verdict, record.tracking_uri))
-    console.print(f"{manifest.source}: {time.monotonic() - began_s:.0f} s", style="dim", highlight=False)
+    console.print(f"done in {time.monotonic() - began_s:.0f} s", style="dim", highlight=False)
 
 
 def _panel(card: "ScoreCard", directory: Path, evaluation: Path, verdict: str, tracking: str) -> Panel:
@@ -85,6 +84,8 @@ def _panel(card: "ScoreCard", directory: Path, evaluation: Path, verdict: str, t
         return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
     table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     k0 = "" if card.k0 is None else f", initializer alone (K = 0) {card.k0['frechet']:.2f}"
     metric = f"{card.protocol.metric} {card.scores['frechet']:.2f}, real images {card.floor['frechet']:.2f}{k0}"
     for name, text in (

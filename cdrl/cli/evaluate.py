@@ -23,7 +23,7 @@ def evaluate(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, a unique beginning of it, or its folder.")],
     which: Annotated[str, typer.Option(metavar="best|last", help="Which checkpoint.")] = "best",
     samples: Annotated[int | None, typer.Option(min=4, help="Images to draw; default: the run's setting.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Ray workers that draw; 1 = this process.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Ray workers that draw; 1 = this process.")] = 1,
     overrides: SetOption = None,
     root: Annotated[str, typer.Option("--root", metavar="FOLDER", help="The folder of runs.")] = "runs",
 ) -> None:
@@ -38,7 +38,7 @@ def evaluate(
     record = RunRecord.read(run, root)
     asked = list(overrides or ())
     asked += [] if samples is None else [f"evaluation.num_samples={samples}"]
-    asked += [] if workers is None else [f"cluster.num_workers={workers}"]
+    asked.append(f"cluster.num_workers={workers}")
     config = configuration.override(record.config, asked)
     with showing_progress() as progress:
         result = evaluate_run(record, "best" if which == "best" else "last", config=config, progress=progress)

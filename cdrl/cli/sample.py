@@ -26,7 +26,7 @@ def sample(
     guidance: Annotated[float | None, typer.Option(help="w of classifier-free guidance.")] = None,
     steps: Annotated[int | None, typer.Option(min=0, help="K, Langevin steps per level.")] = None,
     picture: Annotated[Path | None, typer.Option(metavar="PNG", help="Where; default: REF-samples.png.")] = None,
-    path: Annotated[bool, typer.Option("--path", help="Show how noise becomes an image: a row each, a level a column.")] = False,
+    path: Annotated[bool, typer.Option("--path", help="From noise to image: a row each, a level a column.")] = False,
     root: RootOption = "runs",
     tracking: TrackingOption = None,
 ) -> None:

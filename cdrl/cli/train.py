@@ -1,5 +1,6 @@
 """`cdrl train CONFIG`."""
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -28,16 +29,18 @@ def train(
 
     config = absolute(overridden(source, overrides, shortcuts))
     console = Console()
-    outcome = launch(config, score=QuickScore(config) if config.run.score_samples else None, console=Console(stderr=True))
+    score = QuickScore(config) if config.run.score_samples else None
+    outcome = launch(config, score=score, console=Console(stderr=True))
     if not outcome.complete:
-        console.print(f"stopped at {outcome.step} of {config.training.num_updates}; the same command resumes", highlight=False)
+        stopped = f"stopped at {outcome.step} of {config.training.num_updates}"
+        console.print(f"{stopped}; the same command resumes", highlight=False)
         raise typer.Exit(130)
     console.print(f"complete: run {outcome.record.run_id} at {outcome.step} updates", highlight=False)
     console.print(f"next: cdrl evaluate {outcome.record.run_id}", highlight=False)
 
 
 def overridden(
-    source: str, overrides: list[str] | None, shortcuts: dict[str, object | None]
+    source: str, overrides: list[str] | None, shortcuts: Mapping[str, object | None]
 ) -> configuration.Config:
     """The configuration with `--set` and those shortcut options that were given; options win."""
     given = [f"{path}={value}" for path, value in shortcuts.items() if value is not None]
