@@ -83,7 +83,8 @@ class Registry:
             RegistryError: it is none of these, or no such version exists.
         """
         if (match := REFERENCE.fullmatch(reference)) is None:
-            raise RegistryError(f"{reference!r} is no model version; expected NAME/3, NAME/latest, NAME/RUN or NAME@champion")
+            expected = "expected NAME/3, NAME/latest, NAME/RUN or NAME@champion"
+            raise RegistryError(f"{reference!r} is no model version; {expected}")
         name, asked, alias = match["name"], match["version"], match["alias"]
         versions = self.versions(name)
         for version in reversed(versions):
