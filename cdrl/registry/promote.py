@@ -9,7 +9,7 @@ __all__ = ["promote"]
 
 
 def promote(registry: Registry, name: str, version: str = "latest") -> tuple[Version, Decision]:
-    """Make a version (a number, `latest`, or the run that made it) the champion; the verdict is written on it either way.
+    """Make a version (a number, `latest`, or the run that made it) the champion; the verdict stays on it either way.
 
     Raises:
         GateFailed: the gate refused it, with the reasons; the champion stays.
