@@ -1,6 +1,7 @@
 """What is shipped: a ladder of averaged pairs with its schedule, configuration and class names.
 
-On disk a model is a directory of `model.json` + `pair-00.safetensors`, ...: a checkpoint contains one, a package is one.
+On disk a model is a directory of `model.json` + `pair-00.safetensors`, ...; a checkpoint contains one, a package is
+one.
 """
 
 import hashlib
@@ -25,7 +26,7 @@ from cdrl.method.sampling import sample
 from cdrl.method.schedule import Schedule
 from cdrl.storage import sha256_file
 
-__all__ = ["Model", "build_ladder", "build_schedule", "load_tensors", "pair_file"]
+__all__ = ["Model", "build_ladder", "build_schedule", "check_file", "load_tensors", "pair_file"]
 
 FORMAT = 1
 
@@ -52,6 +53,12 @@ def _build_pair(config: Config) -> Pair:
         raise ConfigError(f"data.shape {list(data.shape)} does not go with energy.kind {energy.kind!r}")
     if is_image and data.shape[1] != data.shape[2]:
         raise ConfigError(f"data.shape: images must be square, got {list(data.shape)}")
+    coarsest = 2 ** (len(energy.multipliers) - 1)
+    if is_image and (data.shape[1] % energy.patch or data.shape[1] // energy.patch < coarsest):
+        raise ConfigError(
+            f"energy: images of side {data.shape[1]} do not split into patches of {energy.patch} and then halve "
+            f"{len(energy.multipliers) - 1} times"
+        )
     f = EnergyNet(
         data.shape[0],
         energy.width,
@@ -64,7 +71,7 @@ def _build_pair(config: Config) -> Pair:
     )
     g: torch.nn.Module | None = None
     if initializer is not None and initializer.kind == "mlp":
-        g = PointInitializer(data.shape[0], initializer.width, initializer.groups)
+        g = PointInitializer(data.shape[0], initializer.width, initializer.groups, data.num_classes)
     elif initializer is not None:
         g = Initializer(
             data.shape[0],
@@ -139,12 +146,14 @@ class Model:
         """Read a checkpoint or package directory; nothing is unpickled and every weight file's digest is checked.
 
         Raises:
-            RegistryError: a file is missing, damaged or does not fit the configuration.
+            RegistryError: a file is missing, damaged, of another format or does not fit the configuration.
         """
         directory = Path(directory)
         try:
             text = (directory / "model.json").read_text()
             card = json.loads(text)
+            if card["format"] != FORMAT:
+                raise RegistryError(f"{directory}/model.json: expected format {FORMAT}, got {card['format']!r}")
             config = configuration.validate(card["config"], where=str(directory / "model.json"))
             ladder = build_ladder(config)
             for number, pair in enumerate(ladder.pairs):
@@ -154,7 +163,7 @@ class Model:
         except FileNotFoundError as error:
             raise RegistryError(f"{directory}: not a model: {Path(error.filename).name} is missing") from None
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise RegistryError(f"{directory}: not a readable model: {str(error).splitlines()[0]}") from None
+            raise RegistryError(f"{directory}: not a readable model: {' '.join(str(error).split())[:200]}") from None
         model.digest = hashlib.sha256(text.encode()).hexdigest()
         ladder.to(device).requires_grad_(False)
         return model
@@ -200,8 +209,11 @@ class Model:
             (N, *shape) float32 on the CPU; images in [-1, 1].
 
         Raises:
-            ConfigError: labels out of range or for an unconditional model, guidance without labels, K < 0.
+            ConfigError: no images; labels out of range, of another number or for an unconditional model; guidance
+                without labels; K < 0.
         """
+        if num_images < 1:
+            raise ConfigError(f"number of images: expected at least 1, got {num_images}")
         options = sampling or self.config.sampling
         shape, num_classes = self.config.data.shape, self.config.data.num_classes
         label = self._labels(labels, num_images, num_classes)
@@ -224,8 +236,11 @@ class Model:
     def _labels(self, labels: Tensor | int | None, num_images: int, num_classes: int) -> Tensor | None:
         if labels is None:
             return torch.zeros(num_images, dtype=torch.long) if num_classes else None
-        label = torch.as_tensor(labels, dtype=torch.long).expand(num_images)
-        if label.numel() and not (0 <= int(label.min()) and int(label.max()) <= num_classes):
+        label = torch.as_tensor(labels, dtype=torch.long)
+        if label.shape not in ((), (num_images,)):
+            raise ConfigError(f"labels: expected one or {num_images}, got {list(label.shape)}")
+        label = label.expand(num_images)
+        if not (0 <= int(label.min()) and int(label.max()) <= num_classes):
             raise ConfigError(f"labels: expected 0 ... {num_classes}, got {int(label.min())} ... {int(label.max())}")
         return label if num_classes else None
 
@@ -235,14 +250,25 @@ def pair_file(number: int) -> str:
     return f"pair-{number:02d}.safetensors"
 
 
+def check_file(path: Path, digest: str) -> None:
+    """Compare a file with its SHA-256 (hex).
+
+    Raises:
+        RegistryError: it is missing or differs.
+    """
+    if not path.is_file():
+        raise RegistryError(f"{path.parent}: {path.name} is missing; use another copy")
+    found = sha256_file(path)
+    if found != digest:
+        raise RegistryError(f"{path}: damaged: expected SHA-256 {digest[:12]}, got {found[:12]}; use another copy")
+
+
 def load_tensors(path: Path, digest: str) -> Mapping[str, Tensor]:
     """The tensors of a safetensors file whose SHA-256 is `digest`.
 
     Raises:
-        RegistryError: the digest differs.
+        RegistryError: as `check_file`.
     """
-    found = sha256_file(path)
-    if found != digest:
-        raise RegistryError(f"{path}: damaged: expected SHA-256 {digest[:12]}..., got {found[:12]}...; use another copy")
+    check_file(path, digest)
     tensors: Mapping[str, Tensor] = safetensors.torch.load_file(path)
     return tensors

@@ -3,19 +3,20 @@
     model.json, pair-00.safetensors, ...    what is shipped: averaged pairs (`cdrl.model`)
     state.json, train-00.safetensors, ...   what resuming needs besides: live pairs and Adam's moments
 
-Every rank writes the files of the pairs it speaks for; digests are exchanged, so that the two JSON files, which rank 0
-writes last, hold the digest of every file.
+Every rank writes the files of the pairs it speaks for; digests are exchanged. The two JSON files, which rank 0 writes
+last, hold the digests: model.json those of the averaged pairs, state.json those of all files but itself.
 """
 
 from pathlib import Path
 
 import safetensors.torch
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 from torch.optim import Optimizer
 
 from cdrl.errors import ConfigError, RegistryError
-from cdrl.model import Model, load_tensors, pair_file
+from cdrl.model import Model, check_file, load_tensors, pair_file
 from cdrl.runs import Checkpoint
 from cdrl.storage import sha256_file
 from cdrl.training.state import TrainState
@@ -30,6 +31,9 @@ def train_file(number: int) -> str:
     return f"train-{number:02d}.safetensors"
 
 
+NAMES = (pair_file, train_file)
+
+
 def write_checkpoint(state: TrainState, model: Model, score: float | None, directory: Path) -> None:
     """Write this rank's files into an empty directory. A collective: all ranks together write one checkpoint.
 
@@ -41,8 +45,9 @@ def write_checkpoint(state: TrainState, model: Model, score: float | None, direc
     for number in state.grid.pairs:
         if state.grid.owner(number) != state.grid.rank:
             continue
-        files = {pair_file(number): state.averaged(number).state_dict(), train_file(number): _live(state, number)}
-        for column, (name, tensors) in enumerate(files.items()):
+        contents = (state.averaged(number).state_dict(), _live(state, number))
+        for column, (file, tensors) in enumerate(zip(NAMES, contents, strict=True)):
+            name = file(number)
             safetensors.torch.save_file({key: value.contiguous() for key, value in tensors.items()}, directory / name)
             digests[number, column] = torch.tensor(list(bytes.fromhex(sha256_file(directory / name))))
     hexed = [[bytes(row.tolist()).hex() for row in pair] for pair in state.grid.sum(digests)]
@@ -54,7 +59,10 @@ def write_checkpoint(state: TrainState, model: Model, score: float | None, direc
         score=score,
         identity=state.config.identity_digest,
         manifest_digest=model.manifest_digest,
-        files={train_file(number): pair[1] for number, pair in enumerate(hexed)},
+        files={
+            "model.json": model.digest,
+            **{name(number): pair[i] for number, pair in enumerate(hexed) for i, name in enumerate(NAMES)},
+        },
     )
     (directory / "state.json").write_text(card.model_dump_json(indent=1))
 
@@ -66,7 +74,7 @@ def read_checkpoint(state: TrainState, directory: Path, manifest_digest: str) ->
         ConfigError: it belongs to another configuration or dataset.
         RegistryError: it is damaged.
     """
-    card = Checkpoint.model_validate_json((directory / "state.json").read_text())
+    card = _read_card(directory)
     for what, expected, found in (
         ("configuration", state.config.identity_digest, card.identity),
         ("dataset", manifest_digest, card.manifest_digest),
@@ -76,17 +84,37 @@ def read_checkpoint(state: TrainState, directory: Path, manifest_digest: str) ->
                 f"{directory}: the checkpoint is from another {what}: expected {expected[:12]}, got {found[:12]}; "
                 "give the run another run.name"
             )
-    model = Model.load(directory)  # checks the averaged pairs' digests
+    try:
+        check_file(directory / "model.json", card.files["model.json"])
+        model = Model.load(directory)
+        if model.step != card.step:
+            raise RegistryError(f"{directory}/state.json: damaged: it says step {card.step}, model.json {model.step}")
+        _restore(state, model, card, directory)
+    except KeyError as error:
+        raise RegistryError(f"{directory}: damaged: no entry {error}; use another checkpoint") from None
+    except RuntimeError as error:
+        raise RegistryError(f"{directory}: does not fit the networks: {' '.join(str(error).split())[:200]}") from None
+
+
+def _read_card(directory: Path) -> Checkpoint:
+    path = directory / "state.json"
+    try:
+        return Checkpoint.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise RegistryError(f"{path}: not there; {directory} is no checkpoint") from None
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise RegistryError(f"{path}: damaged: {reason}; use another checkpoint") from None
+
+
+def _restore(state: TrainState, model: Model, card: Checkpoint, directory: Path) -> None:
     for number in state.grid.pairs:
         state.averaged(number).load_state_dict(model.ladder.pairs[number].state_dict())
         tensors = load_tensors(directory / train_file(number), card.files[train_file(number)])
-        try:
-            live = {key.removeprefix("live."): value for key, value in tensors.items() if key.startswith("live.")}
-            state.pair(number).load_state_dict(live)
-            for name, optimizer in _named_optimizers(state, number):
-                _set_moments(optimizer, name, dict(tensors), state.device)
-        except (KeyError, RuntimeError) as error:
-            raise RegistryError(f"{directory}: does not fit the networks: {str(error).splitlines()[0]}") from None
+        live = {key.removeprefix("live."): value for key, value in tensors.items() if key.startswith("live.")}
+        state.pair(number).load_state_dict(live)
+        for name, optimizer in _named_optimizers(state, number):
+            _set_moments(optimizer, name, dict(tensors), state.device)
     state.step = card.step
 
 

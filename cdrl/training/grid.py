@@ -84,9 +84,14 @@ class Grid:
             return None
         groups = [dist.new_group(list(range(pair, self.world, self.num_pairs))) for pair in range(self.num_pairs)]
         group = groups[self.pairs[0]]
+        assert isinstance(group, dist.ProcessGroup)  # this rank is in it
 
         def average(parameters: Iterable[nn.Parameter]) -> None:
-            gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+            gradients = []
+            for parameter in parameters:
+                if parameter.grad is None:  # every rank contributes the same layout
+                    parameter.grad = torch.zeros_like(parameter)
+                gradients.append(parameter.grad)
             flat = torch.cat([gradient.flatten() for gradient in gradients])
             dist.all_reduce(flat, group=group)
             flat /= self.num_replicas

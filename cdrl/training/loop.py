@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -83,7 +84,7 @@ def _update(
         dropped = rng.uniform(label.to(torch.float32)) < training.label_dropout
         label = torch.where(dropped, 0, label)
     state.set_learning_rates(number)
-    common = {
+    common: dict[str, Any] = {
         "rng": rng,
         "step": state.step,
         "shared_noise": training.shared_noise,

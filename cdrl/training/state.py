@@ -95,6 +95,9 @@ class TrainState:
         for number in range(self.grid.num_pairs):
             pair = self.averaged(number)
             if number in self.grid.pairs:
+                # from the live net's vectors: the result depends on the training, not on when it was shared before
+                for vector, live in zip(pair.buffers(), self.pair(number).buffers(), strict=True):
+                    vector.copy_(live)
                 power_iterate(pair, NUM_WARMUP_ITERATIONS)
             if self.grid.num_pairs > 1:
                 self.grid.share(list(pair.state_dict().values()), number)
