@@ -145,9 +145,9 @@ def fetch_model(ref: str, which: Which = "best", root: str = "runs") -> Path:
     for name in files:
         if not re.fullmatch(r"pair-\d\d+\.safetensors", name):
             raise StorageError(f"{uri}/model.json: refused to fetch a file named {name!r}")
-    root = Path(tempfile.gettempdir()) / f"cdrl-models-{os.getuid()}"
-    root.mkdir(exist_ok=True, mode=0o700)
-    folder = root / hashlib.sha256(content).hexdigest()
+    cache = Path(tempfile.gettempdir()) / f"cdrl-models-{os.getuid()}"
+    cache.mkdir(exist_ok=True, mode=0o700)
+    folder = cache / hashlib.sha256(content).hexdigest()
     for name, digest in files.items():
         if not (folder / name).is_file() or storage.sha256_file(folder / name) != digest:
             storage.download(storage.join(uri, name), folder / name, sha256=digest)

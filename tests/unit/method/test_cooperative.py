@@ -33,7 +33,10 @@ def make_pair(*, base_measure: float = 0.0, initializer: bool = True, dropout: f
     return pair
 
 
-def optimizers(pair: Pair, make: Any = partial(torch.optim.SGD, lr=1.0)) -> Optimizers:
+PLAIN_DESCENT = partial(torch.optim.SGD, lr=1.0)  # moves each parameter by its gradient
+
+
+def optimizers(pair: Pair, make: Any = PLAIN_DESCENT) -> Optimizers:
     g = pair.initializer
     return Optimizers(make(pair.energy.parameters()), None if g is None else make(g.parameters()))
 

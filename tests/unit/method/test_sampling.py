@@ -127,7 +127,8 @@ def test_the_law_of_gaussian_samples_is_the_closed_form(num_steps: int) -> None:
     pairs = map(Pair, energies, proposals)
     x_T = Rng("x_T").normal(torch.empty(20_000, 1, dtype=torch.float64))
     trace: list[Tensor] = []
-    exact_ladder, schedule = PairLadder(groups_of_levels("per_level", 6), lambda: next(pairs)), Schedule(cosine(6), 4e-4)
+    exact_ladder = PairLadder(groups_of_levels("per_level", 6), lambda: next(pairs))
+    schedule = Schedule(cosine(6), 4e-4)
     sample(exact_ladder, schedule, x_T, num_steps=num_steps, rng=Rng(0), denoise_scale=0.0, clamp=False, trace=trace)
     variance = 1.0
     for level, x_s in zip(reversed(range(6)), trace[1:], strict=False):
