@@ -286,8 +286,7 @@ def test_a_pair_without_initializer_is_drl() -> None:
     assert metrics.displacement == 0
 
 
-@pytest.mark.parametrize("start", [0.4, 1.8])
-@pytest.mark.parametrize("level", [4, 5])
+@pytest.mark.parametrize(("level", "start"), [(4, 0.4), (4, 1.8), (5, 0.4)])
 def test_a_trained_quadratic_is_the_gaussian_oracle(level: int, start: float) -> None:
     """f = -theta |y|^2 on data N(0, 0.25 I): theta goes to 1 in units of the oracle's, from either side.
 

@@ -25,7 +25,7 @@ def table(schedule: Schedule) -> Transition:
     return schedule.transition(levels, torch.empty(schedule.num_levels, dtype=torch.float64))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(schedules)
 def test_laws_of_every_table(schedule: Schedule) -> None:
     tr, one = table(schedule), torch.ones(schedule.num_levels, dtype=torch.float64)
@@ -37,10 +37,11 @@ def test_laws_of_every_table(schedule: Schedule) -> None:
     # two steps of noise add up: x_t given x_0 through x_s
     close(tr.alpha_ts * tr.alpha_s, tr.alpha_t)
     close((tr.alpha_ts * tr.sigma_s) ** 2 + tr.sigma_ts**2, tr.sigma_t**2)
-    assert (tr.sigma_post < tr.sigma_ts * (1 + 1e-12)).all() and (tr.sigma_post <= tr.sigma_s).all()
+    assert (tr.sigma_post <= torch.minimum(tr.sigma_ts, tr.sigma_s) * (1 + 1e-12)).all()
     assert tr.is_top.tolist() == [0.0] * (schedule.num_levels - 1) + [1.0]
     close(tr.scale, torch.where(tr.is_top > 0, one, tr.alpha_ts))
-    assert (tr.scale[:-1] < 1).all() and tr.scale[-1] == 1
+    assert (tr.scale[:-1] <= 1).all() and tr.scale[-1] == 1  # below 1, where float64 can tell
+    assert (table(Schedule(cosine(6), 4e-4)).scale[:-1] < 1).all()
     assert (tr.step_size > 0).all() and tr.loss_weight[0] == 1
     for field in vars(tr).values():
         assert field.isfinite().all()
