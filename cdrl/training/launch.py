@@ -177,6 +177,7 @@ class _Listener:
                     self.tracked.log_image(name, Image.open(io.BytesIO(png)), notice.step)
             else:
                 self.checkpointed = notice.step
+                self.tracked.flush()  # a resumed run does not measure again what lies before its checkpoint
                 scored = notice.content["score"]
                 if scored is not None:
                     self.tracked.log_metrics({"quick_score": scored}, notice.step)
