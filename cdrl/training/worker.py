@@ -1,6 +1,5 @@
-"""One worker of a Ray Train run: state, resume, loop, reports. Every rank runs this function with the same arguments."""
+"""One worker of a Ray Train run: state, resume, loop, reports. Every rank runs this with the same arguments."""
 
-import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
