@@ -3,6 +3,7 @@
 import io
 import os
 import signal
+import textwrap
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -72,7 +73,11 @@ def launch(config: Config, *, score: Any = None, console: Console | None = None)
     Dataset.open(config.data.uri, cache=config.data.cache)  # a damaged shard is told here, before anything starts
     tracking_uri = record.tracking_uri or config.tracking.uri or server.default_uri(config.run.root)
     server.connect(tracking_uri)  # and a dead server
-    with connected(config.cluster):
+    images_per_update = config.training.batch_size * num_pairs
+    with (
+        TrainingProgress(console, config.training.num_updates, images_per_update, done) as progress,
+        connected(config.cluster),
+    ):
         tracked = TrackedRun.start(
             config,
             record.run_id,
@@ -87,10 +92,8 @@ def launch(config: Config, *, score: Any = None, console: Console | None = None)
             if not done:
                 tracked.log_image("schedule", schedule_plot(build_schedule(config.schedule)), 0)
             resumed = f", resumed at {done}" if done else ""
-            console.print(f"run {record.run_id} in {record.directory}{resumed}", highlight=False, soft_wrap=True)
-            images_per_update = config.training.batch_size * num_pairs
-            with TrainingProgress(console, config.training.num_updates, images_per_update, done) as progress:
-                step = _run(config, record, _Listener(tracked, progress, record.directory, done), score)
+            progress.say(f"run {record.run_id} in {record.directory}{resumed}")
+            step = _run(config, record, _Listener(tracked, progress, record.directory, done), score)
             complete = step >= config.training.num_updates
             if complete:
                 record.finished = True
@@ -278,4 +281,4 @@ def _reason(error: Exception) -> str:
     failures = getattr(error, "worker_failures", None)
     cause = next(iter(failures.values())) if failures else error
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    return lines[-1] if lines else type(cause).__name__
+    return textwrap.shorten(lines[-1], 240, placeholder=" ...") if lines else type(cause).__name__

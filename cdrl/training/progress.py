@@ -1,4 +1,4 @@
-"""What a person sees of a run: one live line on a terminal, a plain line now and then elsewhere."""
+"""What a person sees of a run: a live bar on a terminal, a plain line now and then elsewhere."""
 
 import time
 from collections import deque
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
 __all__ = ["TrainingProgress"]
 
@@ -30,12 +30,10 @@ class TrainingProgress:
         self._marks: deque[tuple[float, int]] = deque()  # (seconds, step) of reports; the start of Ray is none
         self._spoke_s = time.monotonic()
         self._bar = Progress(
-            TextColumn("[bold]train"),
+            SpinnerColumn(),
             BarColumn(bar_width=12),
             MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[speed]}"),
-            TextColumn("{task.fields[numbers]}"),
+            TextColumn("{task.fields[speed]}\n{task.fields[numbers]}"),  # two lines, so that 80 columns are enough
             console=console,
             disable=not console.is_terminal,
         )
