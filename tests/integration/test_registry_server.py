@@ -45,7 +45,7 @@ def serving(*arguments: str, port: int, log: Path) -> Iterator[str]:
         process = subprocess.Popen(command, stdout=output, stderr=output, env=variables, start_new_session=True)
     address = f"http://127.0.0.1:{port}"
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 240
         while not _answers(f"{address}/health"):
             assert process.poll() is None and time.monotonic() < deadline, log.read_text()
             time.sleep(0.3)
