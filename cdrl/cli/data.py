@@ -26,7 +26,7 @@ HoldoutOption = Annotated[
     typer.Option(min=0, help="Rows held out: a fraction below 1 or a number. Default 0.1; digits 500; 0 for none."),
 ]
 SizeOption = Annotated[int | None, typer.Option(min=1, help="Make images squares of this side, in pixels.")]
-CropOption = Annotated[bool, typer.Option(help="With --size: cut the centre out, or squeeze both sides.")]
+CropOption = Annotated[bool, typer.Option(help="With --size: cut the centre out (--no-crop: squeeze both sides).")]
 GrayscaleOption = Annotated[
     bool | None, typer.Option("--grayscale/--rgb", help="One channel or three. Default: as the images are.")
 ]
@@ -126,7 +126,7 @@ def _sizes(manifest: "Manifest") -> str:
 def _facts(uri: str, manifest: "Manifest") -> Table:
     table = Table("", "", box=None, show_header=False)
     table.add_row("dataset", escape(uri))
-    table.add_row("source", escape(f"{manifest.source} {manifest.options['path'] or ''}".rstrip()))
+    table.add_row("source", escape(f"{manifest.source} {manifest.options.get('path') or ''}".rstrip()))
     table.add_row("row", f"{'x'.join(map(str, manifest.shape))} {manifest.dtype}")
     table.add_row("mean", "  ".join(f"{value:.2f}" for value in manifest.mean))
     table.add_row("std", "  ".join(f"{value:.2f}" for value in manifest.std))

@@ -6,7 +6,7 @@ import re
 from functools import cached_property
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cdrl import storage
 from cdrl.errors import DataError
@@ -61,6 +61,16 @@ class Manifest(Part):
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    @model_validator(mode="after")
+    def _parts_agree(self) -> "Manifest":
+        if len(self.shape) not in (1, 3) or min(self.shape) < 1:
+            raise ValueError(f"shape {list(self.shape)}: expected [channels, height, width] or [dims]")
+        for name, split in self.splits.items():
+            counts, shards = split.label_counts, sum(shard.rows for shard in split.shards)
+            if len(counts) != len(self.class_names) + 1 or sum(counts) != split.rows or shards != split.rows:
+                raise ValueError(f"{name}: {split.rows} rows, but {shards} in shards and labels {list(counts)}")
+        return self
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 (hex) over the canonical JSON of everything else; through the shards' digests, over every pixel."""
@@ -88,7 +98,7 @@ class Manifest(Part):
             manifest = cls.model_validate(tree)
         except ValidationError as error:
             first = error.errors()[0]
-            reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+            reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")
             raise DataError(f"{place}: not a valid manifest: {reason}; prepare the data again") from None
         except (ValueError, AttributeError):
             raise DataError(f"{place}: not a valid manifest: it is no JSON object; prepare the data again") from None

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -15,7 +15,7 @@ from cdrl import storage
 from cdrl.data import images, manifest, order, sources
 from cdrl.data.manifest import Manifest, Shard, Split
 from cdrl.data.shards import write_shard
-from cdrl.errors import DataError
+from cdrl.errors import DataError, StorageError
 
 __all__ = ["Options", "Progress", "prepare", "prepared"]
 
@@ -90,6 +90,9 @@ def prepare(
         return found
     if options.holdout is not None and options.holdout_path is not None:
         raise DataError("--holdout and --holdout-path contradict each other; give one")
+    names = options.class_names or ()
+    if len(set(names)) < len(names) or "" in names:
+        raise DataError(f"--class-names {','.join(names)}: expected names that differ, none empty")
     before = set(storage.listing(uri))
     with tempfile.TemporaryDirectory(prefix="cdrl-prepare-") as name:
         folder = Path(name)
@@ -240,5 +243,6 @@ def _removing_on_failure(uri: str, before: set[str]) -> Iterator[list[str]]:
         yield written
     except BaseException:
         for name in set(written) - before:
-            storage.remove(storage.join(uri, name))
+            with suppress(StorageError):  # the place is out of reach: the first error says so
+                storage.remove(storage.join(uri, name))
         raise
