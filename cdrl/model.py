@@ -9,18 +9,20 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import safetensors
 import safetensors.torch
 import torch
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from cdrl import __version__
 from cdrl import config as configuration
-from cdrl.config import Config, SamplingConfig, ScheduleConfig
+from cdrl.build import build_ladder, build_schedule
+from cdrl.config import Config, SamplingConfig, tree_digest
 from cdrl.errors import ConfigError, RegistryError
-from cdrl.method import schedule as schedules
-from cdrl.method.nets import EnergyNet, Initializer, PointInitializer
-from cdrl.method.pairs import Pair, PairLadder, groups_of_levels
+from cdrl.method.pairs import PairLadder
 from cdrl.method.rng import Rng
 from cdrl.method.sampling import sample
 from cdrl.method.schedule import Schedule
@@ -31,61 +33,19 @@ __all__ = ["Model", "build_ladder", "build_schedule", "check_file", "load_tensor
 FORMAT = 1
 
 
-def build_schedule(config: ScheduleConfig) -> Schedule:
-    """The schedule that a configuration describes."""
-    if config.family == "cosine":
-        logsnr = schedules.cosine(config.num_levels, config.logsnr_max, config.logsnr_min)
-    else:
-        logsnr = schedules.drl_t6(config.num_levels)
-    return Schedule(logsnr, config.step_scale, config.step_growth)
+class Card(BaseModel):
+    """`model.json`: what the weight files beside it are, and their SHA-256 by name."""
 
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
-def build_ladder(config: Config) -> PairLadder:
-    """Fresh pairs; the caller seeds torch's global generator, from which initial weights are drawn."""
-    groups = groups_of_levels(config.pairs, config.schedule.num_levels)
-    return PairLadder(groups, lambda: _build_pair(config))
-
-
-def _build_pair(config: Config) -> Pair:
-    data, energy, initializer = config.data, config.energy, config.initializer
-    is_image = len(data.shape) == 3
-    if is_image != (energy.kind == "conv") or (initializer and is_image != (initializer.kind == "unet")):
-        raise ConfigError(f"data.shape {list(data.shape)} does not go with energy.kind {energy.kind!r}")
-    if is_image and data.shape[1] != data.shape[2]:
-        raise ConfigError(f"data.shape: images must be square, got {list(data.shape)}")
-    coarsest = 2 ** (len(energy.multipliers) - 1)
-    if is_image and (data.shape[1] % energy.patch or data.shape[1] // energy.patch < coarsest):
-        raise ConfigError(
-            f"energy: images of side {data.shape[1]} do not split into patches of {energy.patch} and then halve "
-            f"{len(energy.multipliers) - 1} times"
-        )
-    f = EnergyNet(
-        data.shape[0],
-        energy.width,
-        energy.multipliers,
-        energy.num_blocks,
-        patch=energy.patch,
-        embedding_width=energy.embedding_width,
-        num_classes=data.num_classes,
-        dense=energy.kind == "mlp",
-    )
-    g: torch.nn.Module | None = None
-    if initializer is not None and initializer.kind == "mlp":
-        g = PointInitializer(data.shape[0], initializer.width, initializer.groups, data.num_classes)
-    elif initializer is not None:
-        g = Initializer(
-            data.shape[0],
-            data.shape[1],
-            initializer.width,
-            initializer.multipliers,
-            initializer.num_blocks,
-            attention_resolutions=initializer.attention_resolutions,
-            groups=initializer.groups,
-            dropout=initializer.dropout,
-            patch=initializer.patch,
-            num_classes=data.num_classes,
-        )
-    return Pair(f, g, energy.base_measure)
+    format: int
+    cdrl_version: str
+    config: dict[str, Any]
+    config_digest: str
+    class_names: tuple[str, ...]
+    manifest_digest: str
+    step: int
+    files: dict[str, str]
 
 
 @dataclass
@@ -127,17 +87,17 @@ class Model:
 
     def write_card(self, directory: Path, files: dict[str, str]) -> None:
         """Write `model.json` for weight files with these SHA-256 digests."""
-        card = {
-            "format": FORMAT,
-            "cdrl_version": __version__,
-            "config": self.config.model_dump(mode="json"),
-            "config_digest": self.config.digest,
-            "class_names": self.class_names,
-            "manifest_digest": self.manifest_digest,
-            "step": self.step,
-            "files": files,
-        }
-        text = json.dumps(card, indent=1, sort_keys=True)
+        card = Card(
+            format=FORMAT,
+            cdrl_version=__version__,
+            config=self.config.model_dump(mode="json"),
+            config_digest=self.config.digest,
+            class_names=self.class_names,
+            manifest_digest=self.manifest_digest,
+            step=self.step,
+            files=files,
+        )
+        text = json.dumps(card.model_dump(mode="json"), indent=1, sort_keys=True)
         (directory / "model.json").write_text(text)
         self.digest = hashlib.sha256(text.encode()).hexdigest()
 
@@ -149,21 +109,34 @@ class Model:
             RegistryError: a file is missing, damaged, of another format or does not fit the configuration.
         """
         directory = Path(directory)
+        place = directory / "model.json"
         try:
-            text = (directory / "model.json").read_text()
-            card = json.loads(text)
-            if card["format"] != FORMAT:
-                raise RegistryError(f"{directory}/model.json: expected format {FORMAT}, got {card['format']!r}")
-            config = configuration.validate(card["config"], where=str(directory / "model.json"))
-            ladder = build_ladder(config)
-            for number, pair in enumerate(ladder.pairs):
-                name = pair_file(number)
-                pair.load_state_dict(load_tensors(directory / name, card["files"][name]))
-            model = cls(config, ladder, tuple(card["class_names"]), card["manifest_digest"], card["step"])
-        except FileNotFoundError as error:
-            raise RegistryError(f"{directory}: not a model: {Path(error.filename).name} is missing") from None
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise RegistryError(f"{directory}: not a readable model: {' '.join(str(error).split())[:200]}") from None
+            text = place.read_text()
+            tree = json.loads(text)
+            if tree["format"] != FORMAT:
+                raise RegistryError(f"{place}: expected format {FORMAT}, got {tree['format']!r}")
+            card = Card.model_validate(tree)
+        except OSError:
+            raise RegistryError(f"{directory}: not a model: model.json is missing") from None
+        except (KeyError, TypeError, ValueError) as error:
+            raise RegistryError(f"{directory}: not a readable model: {_start(error)}") from None
+        if tree_digest(card.config) != card.config_digest:
+            raise RegistryError(f"{place}: the configuration was changed after it was written; use another copy")
+        config = configuration.validate(card.config, where=str(place))
+        if config.data.num_classes not in (0, len(card.class_names)):
+            expected = config.data.num_classes
+            raise RegistryError(f"{place}: expected the names of {expected} classes, got {len(card.class_names)}")
+        ladder = build_ladder(config)
+        names = [pair_file(number) for number in range(len(ladder.pairs))]
+        if sorted(card.files) != names:
+            found = ", ".join(sorted(card.files)) or "none"
+            raise RegistryError(f"{place}: expected the files {', '.join(names)}, got {found}")
+        for name, pair in zip(names, ladder.pairs, strict=True):
+            try:
+                pair.load_state_dict(load_tensors(directory / name, card.files[name]))
+            except (RuntimeError, safetensors.SafetensorError) as error:
+                raise RegistryError(f"{directory / name}: does not fit the configuration: {_start(error)}") from None
+        model = cls(config, ladder, card.class_names, card.manifest_digest, card.step)
         model.digest = hashlib.sha256(text.encode()).hexdigest()
         ladder.to(device).requires_grad_(False)
         return model
@@ -210,7 +183,7 @@ class Model:
 
         Raises:
             ConfigError: no images; labels out of range, of another number or for an unconditional model; guidance
-                without labels; K < 0.
+                without labels; K < 0; a value comes out that is not finite.
         """
         if num_images < 1:
             raise ConfigError(f"number of images: expected at least 1, got {num_images}")
@@ -231,7 +204,13 @@ class Model:
             parts.append(x.cpu())
             if progress is not None:
                 progress(stop - start)
-        return torch.cat(parts)
+        images = torch.cat(parts)
+        if not (finite := images.flatten(1).isfinite().all(1)).all():
+            raise ConfigError(
+                f"{int((~finite).sum())} of {num_images} samples are not finite; lower sampling.guidance "
+                f"({options.guidance:g}) or sampling.step_multiplier, or take another checkpoint"
+            )
+        return images
 
     def _labels(self, labels: Tensor | int | None, num_images: int, num_classes: int) -> Tensor | None:
         if labels is None:
@@ -248,6 +227,10 @@ class Model:
 def pair_file(number: int) -> str:
     """The weight file of one pair."""
     return f"pair-{number:02d}.safetensors"
+
+
+def _start(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def check_file(path: Path, digest: str) -> None:

@@ -57,13 +57,14 @@ def draw(
     import torch
 
     from cdrl import storage
+    from cdrl.config import override
     from cdrl.errors import ConfigError
     from cdrl.pictures import picture_of, png_bytes
 
     if guidance and not model.config.data.num_classes:
         raise ConfigError(f"--guidance {guidance:g}: the model is unconditional; leave it out")
     changed = {"num_steps": steps, "guidance": guidance, "batch_size": number if path else None}
-    sampling = model.config.sampling.model_copy(update={k: v for k, v in changed.items() if v is not None})
+    sampling = override(model.config, [f"sampling.{k}={v}" for k, v in changed.items() if v is not None]).sampling
     labels = torch.full((number,), model.label_of(label))
     if label is None and model.config.data.num_classes:
         labels = torch.arange(number) // (1 if path else COLUMNS) % len(model.class_names) + 1

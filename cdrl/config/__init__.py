@@ -17,6 +17,7 @@ from cdrl.config.schema import (
     ScheduleConfig,
     TrackingConfig,
     TrainingConfig,
+    tree_digest,
 )
 
 __all__ = [
@@ -35,5 +36,6 @@ __all__ = [
     "load",
     "override",
     "presets",
+    "tree_digest",
     "validate",
 ]

@@ -58,7 +58,7 @@ def _overridden(tree: dict[str, Any], overrides: list[str] | tuple[str, ...]) ->
             raise ConfigError(f"--set {setting!r}: expected a.b=value")
         try:
             value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError) as error:  # a ValueError: what looks like a date and is none
             raise ConfigError(f"--set {path}: {text!r} is not YAML: {_one_line(error)}") from None
         tree = _merge(tree, _nest(path.split("."), value))
     return tree
@@ -84,7 +84,7 @@ def _read(source: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
         raise ConfigError(f"{source!r} is neither a preset nor a .yaml file; {hint}")
     try:
         tree = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{source}: not valid YAML: {_one_line(error)}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{source}: expected a mapping of settings, got {type(tree).__name__}")
@@ -107,13 +107,13 @@ def _nest(path: list[str], value: Any) -> dict[str, Any]:
 def _explain(error: Any) -> str:
     branches = ("tuple[", "literal[", "float", "constrained")  # pydantic's names for the branches of a union
     path = [str(part) for part in error["loc"] if not str(part).startswith(branches)]
-    dotted = ".".join(path) or "pairs and schedule"
+    dotted = ".".join(path)
     if error["type"] == "extra_forbidden":
         nearest = difflib.get_close_matches(path[-1], _fields(path[:-1]), n=1)
         valid = f"did you mean {nearest[0]!r}?" if nearest else f"valid here: {', '.join(_fields(path[:-1]))}"
         return f"{dotted}: unknown setting; {valid}"
     got = "" if isinstance(error["input"], dict) or error["type"] == "secret" else f", got {error['input']!r}"
-    return f"{dotted}: {error['msg'].removeprefix('Value error, ')}{got}"
+    return f"{dotted}: {error['msg'].removeprefix('Value error, ')}{got}".removeprefix(": ")
 
 
 def _fields(path: list[str]) -> list[str]:

@@ -5,7 +5,7 @@ Defaults are the CDRL paper's unconditional CIFAR-10 run (spec sections 6, 9, 11
 
 import hashlib
 import json
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
@@ -25,7 +25,12 @@ __all__ = [
     "Section",
     "TrackingConfig",
     "TrainingConfig",
+    "tree_digest",
 ]
+
+
+Count = Annotated[int, Field(ge=1)]
+PositiveFloat = Annotated[float, Field(gt=0)]
 
 
 class Section(BaseModel):
@@ -45,20 +50,27 @@ class DataConfig(Section):
     """The prepared dataset that a run reads."""
 
     uri: str = Field("runs/data/cifar10", description="directory of shards and manifest: a path, file:// or s3://")
-    shape: tuple[int, ...] = Field((3, 32, 32), description="(channels, height, width), or (dims,) for points")
+    shape: tuple[Count, ...] = Field((3, 32, 32), description="(channels, height, width), or (dims,) for points")
     num_classes: int = Field(0, ge=0, description="classes of the label; 0 = unconditional")
     flip: bool = Field(True, description="mirror images left-right with probability 1/2")
     cache: str | None = Field(None, description="where shards from S3 are kept; default: cdrl-cache in the temp folder")
+
+    @field_validator("shape")
+    @classmethod
+    def _image_or_point(cls, shape: tuple[int, ...]) -> tuple[int, ...]:
+        if len(shape) not in (1, 3):
+            raise ValueError("expected [channels, height, width] or [dims]")
+        return shape
 
 
 class ScheduleConfig(Section):
     """The noise levels and the Langevin step size of each (spec section 2)."""
 
     family: Literal["cosine", "drl_t6"] = Field("cosine", description="cosine in logSNR (CDRL) or DRL's T6")
-    num_levels: int = Field(6, ge=1, description="T, the number of levels")
+    num_levels: int = Field(6, ge=1, le=1000, description="T, the number of levels")
     logsnr_max: float = Field(9.8, description="logSNR of level 0, the almost clean end")
     logsnr_min: float = Field(-5.1, description="logSNR of the pure-noise end")
-    step_scale: float | tuple[float, ...] = Field(4e-4, description="b^2, one number or one per level")
+    step_scale: PositiveFloat | tuple[PositiveFloat, ...] = Field(4e-4, description="b^2, one number or one per level")
     step_growth: Literal["sigma", "constant"] = Field(
         "sigma", description="c^2 of a level: sigma_s/sigma_0 (paper), or 1/sigma_0 for all (2-D toy)"
     )
@@ -69,7 +81,9 @@ class EnergyConfig(Section):
 
     kind: Literal["conv", "mlp"] = Field("conv", description="residual conv net for images, MLP for points")
     width: int = Field(128, ge=2, description="channels of the first stage")
-    multipliers: tuple[int, ...] = Field((1, 2, 2, 2), description="channels per stage, in units of width")
+    multipliers: tuple[Count, ...] = Field(
+        (1, 2, 2, 2), min_length=1, description="channels per stage, in units of width"
+    )
     num_blocks: int = Field(8, ge=1, description="residual blocks per stage")
     patch: int = Field(1, ge=1, description="pixel-unshuffle factor before the first convolution")
     embedding_width: int | None = Field(None, description="width of the level embedding; default 4 x width")
@@ -83,7 +97,9 @@ class InitializerConfig(Section):
 
     kind: Literal["unet", "mlp"] = Field("unet", description="U-Net for images, MLP for points")
     width: int = Field(64, ge=2, description="channels of the first resolution")
-    multipliers: tuple[int, ...] = Field((1, 1, 1), description="channels per resolution, in units of width")
+    multipliers: tuple[Count, ...] = Field(
+        (1, 1, 1), min_length=1, description="channels per resolution, in units of width"
+    )
     num_blocks: int = Field(3, ge=1, description="residual blocks per resolution")
     attention_resolutions: tuple[int, ...] = Field((16, 8), description="feature-map sides that get attention")
     groups: int = Field(32, ge=1, description="groups of the group normalisation")
@@ -220,7 +236,7 @@ class Config(Section):
     @property
     def digest(self) -> str:
         """SHA-256 (hex) of the whole resolved configuration."""
-        return _digest(self.model_dump(mode="json"))
+        return tree_digest(self.model_dump(mode="json"))
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -238,8 +254,9 @@ class Config(Section):
     @property
     def identity_digest(self) -> str:
         """SHA-256 (hex) of the identity."""
-        return _digest(self.identity)
+        return tree_digest(self.identity)
 
 
-def _digest(tree: Any) -> str:
+def tree_digest(tree: Any) -> str:
+    """SHA-256 (hex) of the canonical JSON of a tree of plain values."""
     return hashlib.sha256(json.dumps(tree, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

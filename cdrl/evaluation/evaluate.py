@@ -63,9 +63,8 @@ def evaluate(
         run_id, which: where the model came from, for the card.
 
     Raises:
-        ConfigError: settings that do not go with the model, the data or the cluster.
+        ConfigError: settings that do not go with the model, the data or the cluster, or draw what is not finite.
         DataError, StorageError, RegistryError: data, weights or model are missing, damaged or out of reach.
-        Diverged: the model draws values that are not finite.
     """
     report = progress or (lambda what, done, total: None)
     directory = fetch_model(str(ref))

@@ -167,6 +167,8 @@ def _inception(config: EvaluationConfig, device: str = "cpu") -> FidelityExtract
             return FidelityExtractor(INCEPTION, "2048", copy, digest=digest, metric=metric, device=device, colour=True)
     except (pickle.UnpicklingError, RuntimeError, TypeError, ValueError, LookupError, EOFError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if isinstance(error, pickle.UnpicklingError):  # torch would advise to read it without restriction
+            reason = "it does not hold tensors alone"
         raise ConfigError(f"evaluation.weights: {uri} is no file of Inception weights: {reason}") from None
 
 

@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 
 from cdrl.config import ClusterConfig, SamplingConfig
-from cdrl.errors import Diverged
 from cdrl.model import Model
 from cdrl.pictures import to_uint8
 from cdrl.runs import fetch_model
@@ -47,13 +46,10 @@ def draw(
         progress: called with the number of images after each batch.
 
     Raises:
-        Diverged: a value that is not finite.
-        ConfigError: labels or sampling that the model cannot serve.
+        ConfigError: labels or sampling that the model cannot serve, or a value that is not finite.
     """
     given = None if labels is None else torch.as_tensor(labels)
     x = model.sample(num_images, labels=given, seed=seed, first=first, sampling=sampling, progress=progress)
-    if not x.isfinite().all():
-        raise Diverged(0, model.step, {"images that are not finite": float((~x.flatten(1).isfinite().all(1)).sum())})
     return (to_uint8(x) if x.dim() == 4 else x).numpy()
 
 

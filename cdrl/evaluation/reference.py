@@ -106,7 +106,7 @@ class QuickScore:
         """Lower is better.
 
         Raises:
-            Diverged: the model draws values that are not finite.
+            ConfigError: the model draws values that are not finite.
             As `Reference`.
         """
         if self._reference is None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from cdrl.config import tree_digest
 from cdrl.errors import CdrlError, ConfigError, RegistryError
 from cdrl.method.schedule import drl_t6
 from cdrl.model import Model, build_ladder, build_schedule
@@ -125,6 +126,8 @@ def test_the_digest_covers_the_weights(tmp_path: Path) -> None:
 
 def edit(folder: Path, **changes: Any) -> None:
     tree = json.loads((folder / "model.json").read_text())
+    if "config" in changes:
+        changes["config_digest"] = tree_digest(changes["config"])
     (folder / "model.json").write_text(json.dumps(tree | changes))
 
 
@@ -150,11 +153,19 @@ def test_damage_is_named(tmp_path: Path) -> None:
         card.write_text(text, encoding="latin-1")
         refused(RegistryError, "not a readable model")
     edit(tmp_path, files={})
-    refused(RegistryError, "not a readable model: 'pair-00.safetensors'")
+    refused(RegistryError, "expected the files pair-00.safetensors, got none")
+    edit(tmp_path, files={"../pair-00.safetensors": "00"})
+    refused(RegistryError, "expected the files pair-00.safetensors, got ../pair-00.safetensors")
+    edit(tmp_path, step="many")
+    refused(RegistryError, "not a readable model: .*step")
+    edit(tmp_path, class_names=["a"])
+    refused(RegistryError, "expected the names of 10 classes, got 1")
+    card.write_text(card.read_text().replace('"num_updates": 12', '"num_updates": 13'))
+    refused(RegistryError, "the configuration was changed after it was written")
     edit(tmp_path, format=2)
     refused(RegistryError, "model.json: expected format 1, got 2")
     edit(tmp_path, config=make("energy.width=8").config.model_dump(mode="json"))
-    refused(RegistryError, "not a readable model: .*size mismatch")
+    refused(RegistryError, "does not fit the configuration: .*size mismatch")
     edit(tmp_path, config={"name": "tiny", "energie": {}})
     refused(ConfigError, "energie: unknown setting; did you mean 'energy'")
 

@@ -14,7 +14,7 @@ from tests.training_parts import tiny_config
 
 
 def record(root: Path, run_id: str, **settings: Any) -> RunRecord:
-    config = tiny_config(run={"root": str(root), "name": run_id, **settings})
+    config = tiny_config("data.num_classes=2", run={"root": str(root), "name": run_id, **settings})
     made = RunRecord(
         run_id=run_id,
         config=config,

@@ -1,0 +1,83 @@
+"""From a configuration to what it describes: the schedule and fresh pairs of networks."""
+
+import torch
+
+from cdrl.config import Config, ScheduleConfig
+from cdrl.errors import ConfigError
+from cdrl.method import schedule as schedules
+from cdrl.method.nets import EnergyNet, Initializer, PointInitializer
+from cdrl.method.pairs import Pair, PairLadder, groups_of_levels
+from cdrl.method.schedule import Schedule
+
+__all__ = ["build_ladder", "build_schedule", "check_networks"]
+
+
+def build_schedule(config: ScheduleConfig) -> Schedule:
+    """The schedule that a configuration describes."""
+    if config.family == "cosine":
+        logsnr = schedules.cosine(config.num_levels, config.logsnr_max, config.logsnr_min)
+    else:
+        logsnr = schedules.drl_t6(config.num_levels)
+    return Schedule(logsnr, config.step_scale, config.step_growth)
+
+
+def build_ladder(config: Config) -> PairLadder:
+    """Fresh pairs; the caller seeds torch's global generator, from which initial weights are drawn.
+
+    Raises:
+        ConfigError: the networks do not go with the data or with one another.
+    """
+    check_networks(config)
+    groups = groups_of_levels(config.pairs, config.schedule.num_levels)
+    return PairLadder(groups, lambda: _build_pair(config))
+
+
+def check_networks(config: Config) -> None:
+    """Compare the kinds and depths of the networks with the shape of the data.
+
+    Raises:
+        ConfigError: they do not go together.
+    """
+    data, energy, initializer = config.data, config.energy, config.initializer
+    is_image = len(data.shape) == 3
+    if is_image != (energy.kind == "conv") or (initializer and is_image != (initializer.kind == "unet")):
+        raise ConfigError(f"data.shape {list(data.shape)} does not go with energy.kind {energy.kind!r}")
+    if is_image and data.shape[1] != data.shape[2]:
+        raise ConfigError(f"data.shape: images must be square, got {list(data.shape)}")
+    coarsest = 2 ** (len(energy.multipliers) - 1)
+    if is_image and (data.shape[1] % energy.patch or data.shape[1] // energy.patch < coarsest):
+        raise ConfigError(
+            f"energy: images of side {data.shape[1]} do not split into patches of {energy.patch} and then halve "
+            f"{len(energy.multipliers) - 1} times"
+        )
+
+
+def _build_pair(config: Config) -> Pair:
+    data, energy, initializer = config.data, config.energy, config.initializer
+    f = EnergyNet(
+        data.shape[0],
+        energy.width,
+        energy.multipliers,
+        energy.num_blocks,
+        patch=energy.patch,
+        embedding_width=energy.embedding_width,
+        num_classes=data.num_classes,
+        dense=energy.kind == "mlp",
+    )
+    g: torch.nn.Module | None = None
+    if initializer is not None and initializer.kind == "mlp":
+        g = PointInitializer(data.shape[0], initializer.width, initializer.groups, data.num_classes)
+    elif initializer is not None:
+        g = Initializer(
+            data.shape[0],
+            data.shape[1],
+            initializer.width,
+            initializer.multipliers,
+            initializer.num_blocks,
+            attention_resolutions=initializer.attention_resolutions,
+            groups=initializer.groups,
+            dropout=initializer.dropout,
+            patch=initializer.patch,
+            num_classes=data.num_classes,
+        )
+    return Pair(f, g, energy.base_measure)
