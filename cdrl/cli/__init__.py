@@ -13,7 +13,7 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="cdrl",
-    help="Train, search, score and ship cooperative diffusion recovery likelihood models.",
+    help="Train, score and ship cooperative diffusion recovery likelihood models.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

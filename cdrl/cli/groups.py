@@ -11,8 +11,8 @@ def attach(app: typer.Typer) -> None:
     """Hang every command group on the root."""
     app.add_typer(config.app, name="config")
     app.add_typer(data.app, name="data")
-    app.command()(evaluate.evaluate)
     app.command()(train.train)
+    app.command()(evaluate.evaluate)
     app.add_typer(registry.app, name="registry")
     app.command()(sample.sample)
     app.command()(demo.demo)

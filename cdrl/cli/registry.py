@@ -1,13 +1,11 @@
 """`cdrl registry register|promote|show|list`."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from cdrl.errors import RegistryError
 from cdrl.runs import RunRecord, Which
 
 if TYPE_CHECKING:
@@ -95,8 +93,6 @@ def _registry(tracking: str | None, root: str) -> "Registry":
     from cdrl.registry.versions import Registry
     from cdrl.tracking.server import default_uri
 
-    if tracking is None and not Path(root, "mlflow.db").is_file():
-        raise RegistryError(f"no tracking database in {root!r}; train a run first, or name the server with --tracking")
     return Registry(tracking or default_uri(root))
 
 

@@ -24,7 +24,7 @@ from cdrl.tracking import server
 __all__ = ["CHAMPION", "Registry", "Version"]
 
 CHAMPION = "champion"
-REFERENCE = re.compile(r"(?:models:/)?(?P<name>[^/@]+)(?:/(?P<version>[^/@]+)|@(?P<alias>[^/@]+))")
+REFERENCE = re.compile(r"(?:models:/)?(?P<name>[^/@:]+)(?:/(?P<version>[^/@]+)|@(?P<alias>[^/@]+))")
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,12 @@ class Registry:
     """The registered models of one tracking server.
 
     Raises:
-        TrackingError: the server cannot be reached.
+        TrackingError: the server cannot be reached, or there is no such database.
     """
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
-        self.client = server.connect(uri)
+        self.client = server.connect(uri, create=False)
 
     def names(self) -> list[str]:
         """Every registered model."""

@@ -85,7 +85,7 @@ class TrackedRun:
         Raises:
             TrackingError: the server cannot be reached or does not have the run.
         """
-        client = server.connect(record.tracking_uri)
+        client = server.connect(record.tracking_uri, create=False)
         with server.translated(record.tracking_uri):
             client.get_run(record.mlflow_run_id)
         return cls(client, record.tracking_uri, record.mlflow_run_id)

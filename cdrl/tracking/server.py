@@ -36,16 +36,19 @@ def artifact_location(uri: str) -> str | None:
     return str(Path(uri.removeprefix(SQLITE)).absolute().parent / "mlartifacts") if uri.startswith(SQLITE) else None
 
 
-def connect(uri: str) -> MlflowClient:
+def connect(uri: str, *, create: bool = True) -> MlflowClient:
     """A client of the server at `uri` (sqlite:///path, http://host:port, ...) that has answered once.
 
+    Args:
+        create: make a SQLite database that is not there.
+
     Raises:
-        TrackingError: nothing answers, or what answers is not MLflow. Takes at most about ten seconds.
+        TrackingError: nothing answers, no database is there, or another program answers. Takes at most about ten seconds.
     """
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
     if uri.startswith(SQLITE):
-        _probe_sqlite(uri)
+        _probe_sqlite(uri, create)
     with translated(uri), _environment(PROBE):
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_experiments(max_results=1)
@@ -66,9 +69,11 @@ def shown(uri: str) -> str:
     return re.sub(r"//[^/@\s]*@", "//***@", uri)
 
 
-def _probe_sqlite(uri: str) -> None:
+def _probe_sqlite(uri: str, create: bool) -> None:
     """MLflow retries a bad SQLite path for minutes; the file system knows at once."""
     path = Path(uri.removeprefix(SQLITE))
+    if not create and not path.is_file():
+        raise TrackingError(f"no tracking database at {path}; train a run first, or name the right folder or server")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with closing(sqlite3.connect(path)) as database:

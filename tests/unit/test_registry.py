@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 from typer.testing import CliRunner
 
 from cdrl.cli.registry import app
-from cdrl.errors import ConfigError, GateFailed, RegistryError
+from cdrl.errors import ConfigError, GateFailed, RegistryError, TrackingError
 from cdrl.model import Model
 from cdrl.pictures import to_uint8
 from cdrl.registry.gates import decide
@@ -211,6 +211,6 @@ def test_the_command_line_tells_the_story(run_root: Path, monkeypatch: pytest.Mo
     ]:
         with pytest.raises(RegistryError, match=message):
             cdrl(*arguments)
-    with pytest.raises(RegistryError, match="no tracking database"):
+    with pytest.raises(TrackingError, match="no tracking database at .*/none/mlflow.db"):
         CliRunner().invoke(app, ["show", "tiny", "--root", str(run_root / "none")], catch_exceptions=False)
     assert not (run_root / "none").exists()
