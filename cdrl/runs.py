@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from cdrl import storage
 from cdrl.config import Config
@@ -41,7 +41,7 @@ class RunRecord(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    run_id: str
+    run_id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")  # becomes a path
     config: Config
     manifest_digest: str
     class_names: tuple[str, ...]
@@ -90,9 +90,9 @@ class RunRecord(BaseModel):
                 raise ConfigError(f"run {ref!r}: {what} below {root!r}; runs: {listed}")
             folder = matches[0]
         try:
-            record = cls.model_validate_json((folder / "run.json").read_text())
+            record = cls.model_validate_json((folder / "run.json").read_bytes())
         except (OSError, ValidationError) as error:
-            reason = str(error).splitlines()[0]
+            reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error.strerror
             raise ConfigError(f"{folder / 'run.json'}: not a readable run record: {reason}") from None
         record._directory = folder
         return record

@@ -60,10 +60,10 @@ def scorecard(run: Path, model: Model) -> ScoreCard | None:
     cards = []
     for file in (run / "evaluation").glob("score-*.json"):
         try:
-            cards.append(ScoreCard.model_validate_json(file.read_text()))
+            cards.append(ScoreCard.model_validate_json(file.read_bytes()))
         except ValidationError as error:
             raise RegistryError(
-                f"{file}: not a readable score card: {str(error).splitlines()[0]}; run `cdrl evaluate` again"
+                f"{file}: not a readable score card: {error.errors()[0]['msg']}; run `cdrl evaluate` again"
             ) from None
     ours = [card for card in cards if card.model_digest == model.digest]
     return max(ours, key=lambda card: card.created, default=None)

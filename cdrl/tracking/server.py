@@ -43,7 +43,7 @@ def connect(uri: str, *, create: bool = True) -> MlflowClient:
         create: make a SQLite database that is not there.
 
     Raises:
-        TrackingError: nothing answers, no database is there, or another program answers. Takes at most about ten seconds.
+        TrackingError: nothing answers, no database is there, or another program is. Takes at most about ten seconds.
     """
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -90,6 +90,20 @@ def test_guidance_that_leaves_the_finite(refused: Refused, model: Path, tmp_path
     assert list(tmp_path.iterdir()) == [model]
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\xd5\xff", "not a readable run record: Invalid JSON"),
+        (b"{}", "not a readable run record: Field required"),
+        (b'{"run_id": "../../elsewhere"}', "not a readable run record: String should match pattern"),
+    ],
+)
+def test_a_damaged_run_record(refused: Refused, tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "runs" / "one").mkdir(parents=True)
+    (tmp_path / "runs" / "one" / "run.json").write_bytes(content)
+    assert message in refused("sample", "one")
+
+
 @pytest.mark.parametrize("names", ["cats,cats", "cats,,dogs"])
 def test_class_names_that_do_not_tell_classes_apart(refused: Refused, tmp_path: Path, names: str) -> None:
     for name in ("cats", "dogs"):

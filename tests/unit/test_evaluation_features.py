@@ -213,7 +213,7 @@ class Planted:
 
 def test_a_weights_file_with_code_is_refused_and_not_run(config: Config, train: Dataset, tmp_path: Path) -> None:
     torch.save({"fc.bias": Planted(tmp_path / "run")}, tmp_path / "planted.pt")
-    with pytest.raises(ConfigError, match="is no file of Inception weights"):
+    with pytest.raises(ConfigError, match="is no file of Inception weights: it does not hold tensors alone"):
         extractor_for(with_inception(config, tmp_path / "planted.pt"), train, None)
     assert not (tmp_path / "run").exists()
 

@@ -157,9 +157,10 @@ def test_a_damaged_checkpoint_and_a_foreign_run_are_refused(run_root: Path, regi
         registry.register(record.run_id, root=str(run_root))
     score(record, 0.5)
     latest = next((record.directory / "evaluation").glob("score-*.json"))
-    latest.write_text(latest.read_text()[:-9])
-    with pytest.raises(RegistryError, match="score-.*not a readable score card"):
-        registry.register(record.run_id, root=str(run_root))
+    for content in (latest.read_bytes()[:-9], b"\xd5\xff"):
+        latest.write_bytes(content)
+        with pytest.raises(RegistryError, match="score-.*not a readable score card"):
+            registry.register(record.run_id, root=str(run_root))
     file = checkpoint(record) / "pair-00.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"?")
     with pytest.raises(RegistryError, match="pair-00.safetensors: damaged"):
