@@ -30,8 +30,6 @@ def evaluate_run(
     result.write(record.directory / FOLDER)
     journal.log_metrics(_metrics(result.card), result.card.step)
     journal.flush()
-    for name, picture in result.pictures.items():
-        journal.log_image(f"evaluation/{name}", picture, result.card.step)
     journal.log_artifact(record.directory / FOLDER, FOLDER)
     journal.describe(_summary(result.card), f"{FOLDER}/samples.png")
     return result
