@@ -9,7 +9,7 @@ from cdrl.method.nets import EnergyNet, Initializer, PointInitializer
 from cdrl.method.pairs import Pair, PairLadder, groups_of_levels
 from cdrl.method.schedule import Schedule
 
-__all__ = ["build_ladder", "build_schedule", "check_networks"]
+__all__ = ["build_ladder", "build_schedule", "check_buildable"]
 
 
 def build_schedule(config: ScheduleConfig) -> Schedule:
@@ -27,17 +27,24 @@ def build_ladder(config: Config) -> PairLadder:
     Raises:
         ConfigError: the networks do not go with the data or with one another.
     """
-    check_networks(config)
+    _check_shapes(config)
     groups = groups_of_levels(config.pairs, config.schedule.num_levels)
     return PairLadder(groups, lambda: _build_pair(config))
 
 
-def check_networks(config: Config) -> None:
-    """Compare the kinds and depths of the networks with the shape of the data.
+def check_buildable(config: Config) -> None:
+    """Try to build the schedule, and the networks without their weights: seconds for the largest.
 
     Raises:
-        ConfigError: they do not go together.
+        ConfigError: no such schedule, or the networks do not go with the data or with one another.
     """
+    build_schedule(config.schedule)
+    _check_shapes(config)
+    with torch.device("meta"):
+        _build_pair(config)
+
+
+def _check_shapes(config: Config) -> None:
     data, energy, initializer = config.data, config.energy, config.initializer
     is_image = len(data.shape) == 3
     if is_image != (energy.kind == "conv") or (initializer and is_image != (initializer.kind == "unet")):

@@ -41,9 +41,8 @@ def show(source: ConfigArgument, overrides: SetOption = None) -> None:
 @app.command()
 def check(source: ConfigArgument, overrides: SetOption = None) -> None:
     """Check a configuration and name the run that it would make."""
-    from cdrl.build import build_schedule, check_networks
+    from cdrl.build import check_buildable
 
     config = configuration.load(source, overrides or ())
-    build_schedule(config.schedule)
-    check_networks(config)
+    check_buildable(config)
     Console().print(f"valid: run {config.run_id}, config digest {config.digest[:12]}", highlight=False)

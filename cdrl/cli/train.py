@@ -19,15 +19,12 @@ def train(
 ) -> None:
     """Train a run; the same command resumes it. Ctrl-C stops it after a checkpoint."""
     shortcuts = {"cluster.num_workers": workers, "cluster.address": address}
-    from cdrl.build import build_schedule, check_networks
     from cdrl.evaluation.reference import QuickScore
     from cdrl.runs import absolute
     from cdrl.training.launch import launch
 
     given = [f"{path}={value}" for path, value in shortcuts.items() if value is not None]
     config = absolute(configuration.load(source, [*(overrides or ()), *given]))
-    build_schedule(config.schedule)  # told here, before anything starts
-    check_networks(config)
     console = Console()
     score = QuickScore(config) if config.run.score_samples else None
     outcome = launch(config, score=score, console=Console(stderr=True))

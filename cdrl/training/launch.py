@@ -15,11 +15,11 @@ from PIL import Image
 from rich.console import Console
 
 from cdrl import storage
+from cdrl.build import build_schedule, check_buildable
 from cdrl.config import Config
 from cdrl.data import Dataset, Manifest
 from cdrl.errors import CdrlError, ConfigError, JobFailed
 from cdrl.method.pairs import groups_of_levels
-from cdrl.model import build_schedule
 from cdrl.plots import schedule_plot
 from cdrl.runs import RunRecord, absolute
 from cdrl.session import connected
@@ -62,6 +62,7 @@ def launch(config: Config, *, score: Any = None, console: Console | None = None)
     """
     console = console or Console(stderr=True)
     config = absolute(config)
+    check_buildable(config)
     manifest = Manifest.read(config.data.uri)
     check_data(config, manifest)
     num_pairs = len(groups_of_levels(config.pairs, config.schedule.num_levels))

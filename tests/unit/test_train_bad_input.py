@@ -99,6 +99,7 @@ def train(tmp_path: Path, digits: Path, journal: str) -> Train:
         (["--set", "data.uri=s3://bucket/digits"], ["s3://bucket/digits", f"http://{NOBODY}"]),
         (["--set", "data.shape=[1, 16, 16]"], ["data.shape", "[1, 16, 16]", "[1, 8, 8]"]),
         (["--set", "data.num_classes=7"], ["data.num_classes", "7", "10"]),
+        (["--set", "initializer.groups=7"], ["initializer.groups", "7", "32 channels"]),
         (["--workers", "3"], ["cluster.num_workers", "3 replicas", "num_chunks = 4"]),
         (["--workers", "4", "--set", "pairs=[[0, 1], [2, 3], [4, 5]]"], ["4 workers do not fit 3 pairs"]),
         (["--set", "run.storage=s3://bucket/runs"], ["s3://bucket/runs", f"http://{NOBODY}"]),
