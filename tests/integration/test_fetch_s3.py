@@ -28,7 +28,8 @@ def folder(tmp_path: Path) -> Path:
     config = tiny_config()
     torch.manual_seed(0)
     (tmp_path / "model").mkdir()
-    Model(config, build_ladder(config), (), "ab" * 32, 1).write(tmp_path / "model")
+    names = tuple(str(number) for number in range(config.data.num_classes))
+    Model(config, build_ladder(config), names, "ab" * 32, 1).write(tmp_path / "model")
     return tmp_path / "model"
 
 
