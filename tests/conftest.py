@@ -26,3 +26,12 @@ def run_root(tmp_path: Path, _empty_tracking: Path) -> Path:
     root.mkdir()
     shutil.copy(_empty_tracking, root)
     return root
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Downloads lead to a port where nobody listens."""
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    # urlopen keeps the proxies of its first call for good; without this, later tests would go there too
+    monkeypatch.setattr("urllib.request._opener", None)

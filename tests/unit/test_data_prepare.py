@@ -258,9 +258,8 @@ def test_torchvision_files_that_are_there_need_no_net(tmp_path: Path) -> None:
     }
 
 
-def test_torchvision_without_a_net_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody listens at the discard port
+@pytest.mark.usefixtures("no_network")
+def test_torchvision_without_a_net_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="torchvision:MNIST: not under .* and not to be downloaded"):
         prepare("torchvision:MNIST", str(tmp_path / "out"), Options(path=str(tmp_path / "root")))
     assert not (tmp_path / "out").exists()

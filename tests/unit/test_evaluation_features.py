@@ -236,11 +236,11 @@ def test_missing_inception_weights(config: Config, train: Dataset, tmp_path: Pat
         extractor_for(with_inception(config, tmp_path / "nowhere.pt"), train, None)
 
 
+@pytest.mark.usefixtures("no_network")
 def test_no_network_to_download_from(
     config: Config, train: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nothing listens there
     wanted = configuration.override(config, ["evaluation.extractor=inception"])
     with pytest.raises(StorageError, match="cannot download the Inception weights .* set evaluation.weights to a copy"):
         extractor_for(wanted, train, None)
