@@ -28,7 +28,7 @@ class TrainingProgress:
     def __init__(self, console: Console, num_updates: int, images_per_update: int, done: int) -> None:
         self._console, self._images, self._num_updates = console, images_per_update, num_updates
         self._marks: deque[tuple[float, int]] = deque()  # (seconds, step) of reports; the start of Ray is none
-        self._spoke_s = time.monotonic()
+        self._spoke_s, self._spoke_step = time.monotonic(), done
         self._bar = Progress(
             SpinnerColumn(),
             BarColumn(bar_width=12),
@@ -69,8 +69,9 @@ class TrainingProgress:
             self._marks.popleft()
         numbers = "  ".join(f"{name} {_mean(metrics, name):.3g}" for name in ("f_pos", "f_neg", "displacement"))
         self._bar.update(self._task, completed=step, speed=self._speed(step), numbers=numbers)
-        if not self._console.is_terminal and (now_s - self._spoke_s > PLAIN_LINE_EVERY_S or step == self._num_updates):
-            self._spoke_s = now_s
+        due = now_s - self._spoke_s > PLAIN_LINE_EVERY_S or step == self._num_updates
+        if not self._console.is_terminal and due and step > self._spoke_step:  # several pairs report each step
+            self._spoke_s, self._spoke_step = now_s, step
             self.say(f"train {step}/{self._num_updates}  {self._speed(step)}  {numbers}")
 
     def say(self, text: str) -> None:
