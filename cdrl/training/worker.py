@@ -91,10 +91,8 @@ def _work(config: Config, board: Any, score: Score | None) -> None:
             write_checkpoint(state, model, value, Path(folder))
             known = torch.tensor([value if value is not None else 0.0], dtype=torch.float64)
             metrics = {"step": state.step, "score": grid.sum(known).item()}
-            name = f"{step_folder(state.step)}"
-            ray.train.report(
-                metrics, checkpoint=ray.train.Checkpoint.from_directory(folder), checkpoint_dir_name=name
-            )
+            checkpoint = ray.train.Checkpoint.from_directory(folder)
+            ray.train.report(metrics, checkpoint=checkpoint, checkpoint_dir_name=step_folder(state.step))
         if grid.rank == 0:
             post("checkpoint", {"score": value})
 
