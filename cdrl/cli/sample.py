@@ -11,7 +11,7 @@ from cdrl.cli.registry import RootOption, TrackingOption
 if TYPE_CHECKING:
     from cdrl.model import Model
 
-__all__ = ["sample"]
+__all__ = ["draw", "load_model", "sample"]
 
 COLUMNS = 10
 
@@ -32,9 +32,8 @@ def sample(
 ) -> None:
     """Draw samples with the averaged weights and make a picture of them."""
     target = picture or Path(f"{ref.strip('/').rpartition('/')[2].partition('@')[0]}-samples.png")
-    draw(
-        _load(ref, root, tracking), number, target, label=label, seed=seed, guidance=guidance, steps=steps, path=path
-    )
+    model = load_model(ref, root, tracking)
+    draw(model, number, target, label=label, seed=seed, guidance=guidance, steps=steps, path=path)
     Console().print(f"{number} samples: {target}", highlight=False, soft_wrap=True)
 
 
@@ -75,7 +74,8 @@ def draw(
     storage.write_bytes(str(target), png_bytes(picture_of(x, len(trace) if trace else COLUMNS)))
 
 
-def _load(ref: str, root: str, tracking: str | None) -> "Model":
+def load_model(ref: str, root: str, tracking: str | None) -> "Model":
+    """The model of a run, a checkpoint (path or URI) or `models:/NAME@ALIAS`."""
     from cdrl.model import Model
     from cdrl.runs import fetch_model
 

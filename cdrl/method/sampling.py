@@ -17,7 +17,7 @@ from cdrl.method.pairs import Pair, PairLadder
 from cdrl.method.rng import Rng
 from cdrl.method.schedule import Schedule
 
-__all__ = ["sample"]
+__all__ = ["sample", "target_at"]
 
 
 @torch.no_grad()
@@ -82,6 +82,24 @@ def sample(
     if trace is not None:
         trace.extend([*steps, x])
     return x
+
+
+def target_at(
+    ladder: PairLadder,
+    schedule: Schedule,
+    level: int,
+    like: Tensor,
+    *,
+    x_t: Tensor | None = None,
+    label: Tensor | None = None,
+) -> RecoveryTarget:
+    """The density of y = scale * x_s at one level of a trained ladder, for batches like `like` (B, ...).
+
+    Args:
+        x_t: the noisy side, for the conditional density; None for the marginal.
+        label: (B,) classes, 0 = none.
+    """
+    return _target(ladder[level], level, schedule, like, x_t=x_t, label=label)
 
 
 def _target(
