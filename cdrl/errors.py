@@ -53,20 +53,24 @@ class JobFailed(CdrlError):
 
 
 class Diverged(CdrlError):
-    """Training left the finite or the plausible before an optimizer moved.
+    """Training left the finite or the plausible before an optimizer moved, or a trained network's values did.
 
     Attributes:
         level: the noise level (0 ... num_levels-1) at which it was seen.
-        step: the update that was not applied.
+        step: the update that was not applied; elsewhere the step or draw of the activity.
         value: what was seen, by name, e.g. `{"f_neg": nan}`.
+        activity: what was going on: "training", "scoring", ...
     """
 
     exit_code = 1
 
-    def __init__(self, level: int, step: int, value: dict[str, float]) -> None:
-        self.level, self.step, self.value = level, step, value
+    def __init__(self, level: int, step: int, value: dict[str, float], activity: str = "training") -> None:
+        self.level, self.step, self.value, self.activity = level, step, value, activity
         seen = ", ".join(f"{name}={number:g}" for name, number in value.items())
-        super().__init__(f"training diverged at level {level}, update {step}: {seen}; the update was not applied")
+        unit, rest = "step", "take another checkpoint"
+        if activity == "training":
+            unit, rest = "update", "the update was not applied"
+        super().__init__(f"{activity} diverged at level {level}, {unit} {step}: {seen}; {rest}")
 
-    def __reduce__(self) -> tuple[type["Diverged"], tuple[int, int, dict[str, float]]]:
-        return Diverged, (self.level, self.step, self.value)  # it crosses process borders
+    def __reduce__(self) -> tuple[type["Diverged"], tuple[int, int, dict[str, float], str]]:
+        return Diverged, (self.level, self.step, self.value, self.activity)  # it crosses process borders
