@@ -1,6 +1,7 @@
 """From a configuration to what it describes: the schedule and fresh pairs of networks."""
 
 import torch
+from torch import Tensor
 
 from cdrl.config import Config, ScheduleConfig
 from cdrl.errors import ConfigError
@@ -14,11 +15,17 @@ __all__ = ["build_ladder", "build_schedule", "check_buildable"]
 
 def build_schedule(config: ScheduleConfig) -> Schedule:
     """The schedule that a configuration describes."""
-    if config.family == "cosine":
-        logsnr = schedules.cosine(config.num_levels, config.logsnr_max, config.logsnr_min)
-    else:
-        logsnr = schedules.drl_t6(config.num_levels)
-    return Schedule(logsnr, config.step_scale, config.step_growth)
+    return Schedule(_logsnr(config), config.step_scale, config.step_growth)
+
+
+def _logsnr(config: ScheduleConfig) -> Tensor:
+    if config.logsnr is not None:
+        return torch.tensor(config.logsnr, dtype=torch.float64)
+    if config.family == "drl_t6":
+        return schedules.drl_t6(config.num_levels)
+    if config.family == "drl_t1k":
+        return schedules.drl_t1k(config.num_levels)
+    return schedules.cosine(config.num_levels, config.logsnr_max, config.logsnr_min, config.warp)
 
 
 def build_ladder(config: Config) -> PairLadder:

@@ -3,17 +3,25 @@ r"""The noise levels: x_t = alpha_t x_0 + sigma_t eps, with alpha_t^2 + sigma_t^
 A transition leaves the noisy side t and reaches the cleaner side s = t-1; `level` = s = 0 ... num_levels-1, and
 the top level is num_levels-1. In the scaled space y = scale * x_s the forward step is plain additive noise,
 x_t = y + sigma_ts eps, except at the top, where scale = 1 and x_t carries no information that a chain would use.
+
+A family is a function that returns logSNR of t = 0 ... T: `cosine` (CDRL), `drl_t6` and `drl_t1k` (DRL); any other
+falling table is a schedule too.
 """
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from cdrl.errors import ConfigError
 
-__all__ = ["Schedule", "Transition", "cosine", "drl_t6"]
+__all__ = ["PURE_NOISE", "Schedule", "Transition", "cosine", "drl_t1k", "drl_t6"]
+
+PURE_NOISE = -20.0
+"""logSNR that stands for x_t without any signal: finite, and where the level embedding ends (spec section 9.1)."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +62,7 @@ class Schedule:
     def __init__(self, logsnr: Tensor, step_scale: float | Sequence[float], step_growth: str = "sigma") -> None:
         logsnr = logsnr.to(torch.float64)
         theta = torch.atan(torch.exp(-logsnr / 2))  # alpha = cos, sigma = sin: no cancellation at either end
-        falls = logsnr.ndim == 1 and len(logsnr) > 1 and bool((theta.diff() > 0).all() and theta[0] > 0)
-        if not falls or not logsnr.isfinite().all():
-            raise ConfigError(f"schedule: logSNR must be finite and strictly falling, got {logsnr.tolist()}")
+        _check_falls(logsnr, theta)
         num_levels = len(logsnr) - 1
         b2 = torch.as_tensor(step_scale, dtype=torch.float64)
         if b2.shape not in ((), (num_levels,)) or not ((b2 > 0) & b2.isfinite()).all():
@@ -73,7 +79,7 @@ class Schedule:
             raise ConfigError(f"schedule.step_growth: expected 'sigma' or 'constant', got {step_growth!r}")
         c2 = (sigma[:-1] if step_growth == "sigma" else torch.ones(num_levels, dtype=torch.float64)) / sigma[0]
         self.logsnr, self.num_levels = logsnr, num_levels
-        self._table = Transition(
+        columns = Transition(
             logsnr_t=logsnr[1:],
             logsnr_s=logsnr[:-1],
             alpha_t=alpha[1:],
@@ -88,24 +94,55 @@ class Schedule:
             loss_weight=sigma_ts[0] / sigma_ts,
             is_top=is_top,
         )
+        self._table = torch.stack(list(vars(columns).values()))  # (constants, levels)
+        self._placed: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
     def transition(self, level: Tensor | int, like: Tensor) -> Transition:
-        """The constants for a batch, in the dtype and on the device of `like` (B, ...); `level` (B,) or one int."""
-        level = torch.as_tensor(level, device=like.device).expand(len(like))
-        constants = {}
-        for field in fields(Transition):
-            column = getattr(self._table, field.name).to(device=like.device, dtype=like.dtype)[level]
-            broadcast = field.name.startswith("logsnr")
-            constants[field.name] = column if broadcast else column.view(-1, *[1] * (like.ndim - 1))
-        return Transition(**constants)
+        """The constants for a batch, in the dtype and on the device of `like` (B, ...); `level` (B,) or one int.
+
+        One lookup in a table that stays on the device, the rest are views: nothing waits for the device.
+        """
+        table = self._on(like.device, like.dtype)
+        if isinstance(level, int):
+            rows = table[:, level].unsqueeze(1).expand(-1, len(like))
+        else:
+            rows = table.index_select(1, level.to(like.device).expand(len(like)))
+        logsnr = rows[:2]
+        return Transition(*logsnr, *rows[2:].view(-1, len(like), *[1] * (like.ndim - 1)))
+
+    def _on(self, device: torch.device, dtype: torch.dtype) -> Tensor:
+        key = (device, dtype)
+        if key not in self._placed:
+            self._placed[key] = self._table.to(device, dtype)
+        return self._placed[key]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_placed": {}}  # tables on devices are no part of a schedule that is sent or copied
 
 
-def cosine(num_levels: int = 6, logsnr_max: float = 9.8, logsnr_min: float = -5.1) -> Tensor:
-    """CDRL's table (T+1,): logSNR = -2 ln tan(a t/T + b), from logsnr_max to logsnr_min (spec section 2.3)."""
+def _check_falls(logsnr: Tensor, theta: Tensor) -> None:
+    expected = "schedule: expected finite, strictly falling logSNR of t = 0 ... T, T >= 1"
+    if logsnr.ndim != 1 or len(logsnr) < 2:
+        raise ConfigError(f"{expected}, got shape {list(logsnr.shape)}")
+    grows = torch.cat([theta[:1], theta.diff()]) > 0  # as angles: float64 must tell the levels apart
+    wrong = ~(grows & logsnr.isfinite())
+    if wrong.any():
+        t = int(wrong.int().argmax())
+        after = f" after {logsnr[t - 1]:.15g}" if t else ""
+        raise ConfigError(f"{expected}, got {logsnr[t]:.15g}{after} at t = {t}")
+
+
+def cosine(num_levels: int = 6, logsnr_max: float = 9.8, logsnr_min: float = -5.1, warp: float = 1.0) -> Tensor:
+    """CDRL's table (T+1,): logSNR = -2 ln tan(a u + b), u = (t/T)^warp, between its two ends (spec section 2.3).
+
+    The warp is ours (the paper has 1): above 1 levels gather at the clean end, below 1 at the noisy end.
+    """
     if not logsnr_max > logsnr_min:
         raise ConfigError(f"schedule: logsnr_max {logsnr_max} must exceed logsnr_min {logsnr_min}")
+    if not 0 < warp < math.inf:
+        raise ConfigError(f"schedule.warp: expected a positive number, got {warp}")
     low, high = torch.atan(torch.exp(-torch.tensor([logsnr_max, logsnr_min], dtype=torch.float64) / 2))
-    theta = torch.linspace(0, 1, num_levels + 1, dtype=torch.float64) * (high - low) + low
+    theta = torch.linspace(0, 1, num_levels + 1, dtype=torch.float64) ** warp * (high - low) + low
     return -2 * theta.tan().log()
 
 
@@ -113,7 +150,23 @@ def drl_t6(num_levels: int = 6) -> Tensor:
     """DRL's table (T+1,): nodes 0, 100, ..., 500, 999 of the 1000-step linear schedule (spec section 2.1)."""
     if not 2 <= num_levels <= 500:
         raise ConfigError(f"schedule.num_levels: DRL's node formula needs 2 ... 500 levels, got {num_levels}")
-    alpha_bar = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), dim=0)
     stride = 1000 // (2 * (num_levels - 1))
-    nodes = [*range(0, num_levels * stride, stride), 999]
-    return torch.log(alpha_bar[nodes]) - torch.log1p(-alpha_bar[nodes])
+    return _linear_1000()[[*range(0, num_levels * stride, stride), 999]]
+
+
+def drl_t1k(num_levels: int = 1000) -> Tensor:
+    """DRL's long table (1001,): all 1000 nodes of the linear schedule, then pure noise (spec section 2.2).
+
+    A last step with a = 0 has logSNR -inf; its place takes `PURE_NOISE`, where alpha is 4.5e-5.
+    """
+    if num_levels != 1000:
+        raise ConfigError(
+            f"schedule.num_levels: drl_t1k has 1000 levels, got {num_levels}; drl_t6 takes fewer of the same nodes"
+        )
+    return torch.cat([_linear_1000(), torch.tensor([PURE_NOISE], dtype=torch.float64)])
+
+
+def _linear_1000() -> Tensor:
+    """logSNR (1000,) of the cumulative product of 1 - beta, beta = 1e-4 ... 0.02 in equal steps."""
+    alpha_bar = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), dim=0)
+    return torch.log(alpha_bar) - torch.log1p(-alpha_bar)

@@ -63,6 +63,15 @@ class Refused:
         Refused("pairs=each", ("pairs", "'shared'", "'each'")),
         Refused("training.num_chunks=7", ("training", "batch_size 64", "num_chunks 7")),
         Refused("pairs=[[0,1],[1,2,3,4,5]]", ("pairs", "exactly once")),
+        Refused("schedule.num_levels=0", ("schedule.num_levels", "greater than or equal to 1", "got 0")),
+        Refused("schedule.warp=0", ("schedule.warp", "greater than 0", "got 0")),
+        Refused("schedule.family=table", ("schedule", "family 'table'", "logsnr")),
+        Refused("schedule.logsnr=[2,1,0,-1,-2,-3,-4]", ("schedule", "go together", "family 'cosine'")),
+        Refused("schedule={family: table, logsnr: [1, 0]}", ("schedule", "7 values", "got 2")),
+        Refused("schedule={family: table, logsnr: [1, x]}", ("schedule.logsnr.1", "number", "'x'")),
+        Refused("schedule={family: table, logsnr: [.nan]}", ("schedule.logsnr.0", "finite")),
+        Refused("schedule={family: drl_t6, warp: 2}", ("schedule", "warp belongs to family 'cosine'", "'drl_t6'")),
+        Refused("training.clip_norm=0", ("training.clip_norm", "greater than 0", "got 0")),
         Refused("schedule.step_scale=[1.0e-4,1.0e-4]", ("step_scale", "2 values", "6 levels")),
         Refused("training.seed", ("--set", "a.b=value")),
         Refused("=3", ("--set", "a.b=value")),
@@ -187,6 +196,9 @@ def test_where_and_how_a_run_is_watched_is_not_its_identity(override: str) -> No
         "initializer=null",
         "pairs=per_level",
         "schedule.num_levels=5",
+        "schedule.warp=2",
+        "schedule={family: table, logsnr: [6, 5, 4, 3, 2, 1, 0]}",
+        "training.clip_norm=null",
         "data.num_classes=3",
         "data.flip=true",
     ],
@@ -195,6 +207,12 @@ def test_what_decides_the_weights_is_identity(override: str) -> None:
     plain, changed = load("digits"), load("digits", [override])
     assert changed.run_id != plain.run_id
     assert changed.digest != plain.digest
+
+
+def test_settings_that_came_later_leave_the_runs_of_before_their_identity() -> None:
+    assert "warp" not in load("digits").identity["schedule"]
+    assert "logsnr" not in load("digits").identity["schedule"]
+    assert load("digits", ["schedule.warp=2"]).identity["schedule"]["warp"] == 2.0
 
 
 @pytest.mark.parametrize("name", presets())

@@ -1,5 +1,6 @@
 """Laws of the noise levels, for tables of any length and reach."""
 
+import copy
 import math
 
 import pytest
@@ -7,16 +8,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cdrl.errors import ConfigError
-from cdrl.method.schedule import Schedule, Transition, cosine, drl_t6
+from cdrl.method.schedule import PURE_NOISE, Schedule, Transition, cosine, drl_t1k, drl_t6
 
 schedules = st.builds(
-    lambda num_levels, top, reach, growth: Schedule(cosine(num_levels, top, top - reach), 4e-4, growth),
+    lambda num_levels, top, reach, growth, warp: Schedule(cosine(num_levels, top, top - reach, warp), 4e-4, growth),
     num_levels=st.integers(1, 50),
     top=st.floats(-4, 25),
     reach=st.floats(0.5, 40),
     growth=st.sampled_from(["sigma", "constant"]),
+    warp=st.floats(0.5, 2),
 )
 
 
@@ -77,6 +80,30 @@ def test_cosine_has_its_ends_and_equal_angles(num_levels: int) -> None:
     torch.testing.assert_close(steps, steps[:1].expand_as(steps), rtol=1e-9, atol=0)
 
 
+@pytest.mark.parametrize("warp", [0.3, 2.5])
+def test_a_warp_moves_levels_between_the_same_ends(warp: float) -> None:
+    plain, warped = cosine(6), cosine(6, warp=warp)
+    torch.testing.assert_close(warped[[0, -1]], plain[[0, -1]])
+    inner = (warped > plain)[1:-1]  # above 1 the levels gather at the clean end, where logSNR is high
+    assert inner.all() if warp > 1 else not inner.any()
+    angles = torch.atan(torch.exp(-warped / 2))
+    share = (angles - angles[0]) / (angles[-1] - angles[0])
+    torch.testing.assert_close(share, (torch.arange(7, dtype=torch.float64) / 6) ** warp, rtol=1e-9, atol=1e-12)
+    assert cosine(6, warp=1.0).equal(plain)
+
+
+def test_drl_t1k_is_the_linear_chain_and_then_pure_noise() -> None:
+    """alpha_ts^2 = 1 - beta_i for every step of the chain: the table is made of cumulative products of them."""
+    tr = table(Schedule(drl_t1k(), 2e-4))
+    beta = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
+    torch.testing.assert_close(tr.sigma_ts[:-1] ** 2, beta[1:], rtol=1e-9, atol=0)
+    torch.testing.assert_close(tr.alpha_ts[:-1] ** 2, 1 - beta[1:])
+    assert tr.sigma_s[0].item() == pytest.approx(0.01, rel=1e-12)
+    assert tr.alpha_s[-1].item() == pytest.approx(0.00635282, rel=1e-6)  # the same last node as T6
+    assert tr.logsnr_t[-1].item() == PURE_NOISE and tr.alpha_t[-1].item() < 5e-5
+    assert drl_t6()[[0, 1, -1]].equal(drl_t1k()[[0, 100, 999]])
+
+
 @pytest.mark.parametrize("num_levels", [2, 3, 6, 17, 500])
 def test_drl_tables_of_other_lengths(num_levels: int) -> None:
     assert Schedule(drl_t6(num_levels), 2e-4).num_levels == num_levels
@@ -118,6 +145,20 @@ def test_other_bad_settings_are_refused() -> None:
     for num_levels in (1, 501):
         with pytest.raises(ConfigError, match="2 ... 500 levels"):
             drl_t6(num_levels)
+    for num_levels in (1, 999, 1001):
+        with pytest.raises(ConfigError, match=f"drl_t1k has 1000 levels, got {num_levels}"):
+            drl_t1k(num_levels)
+    for warp in (0.0, -1.0, math.nan, math.inf):
+        with pytest.raises(ConfigError, match="schedule.warp: expected a positive number"):
+            cosine(6, warp=warp)
+
+
+def test_the_refusal_of_a_long_table_names_one_place() -> None:
+    logsnr = drl_t1k()
+    logsnr[700] = logsnr[699]
+    with pytest.raises(ConfigError, match=r"got (-[\d.]+) after \1 at t = 700$") as refusal:
+        Schedule(logsnr, 2e-4)
+    assert len(str(refusal.value)) < 200
 
 
 def test_step_scale_per_level_and_growth() -> None:
@@ -142,6 +183,38 @@ def test_transition_fits_the_batch(shape: tuple[int, ...], dtype: torch.dtype) -
     one = schedule.transition(2, like)
     many = schedule.transition(torch.full((5,), 2), like)
     assert all(a.equal(b) for a, b in zip(vars(one).values(), vars(many).values(), strict=True))
+
+
+class Counting(TorchDispatchMode):
+    """Names of the operations that reach a device, views among them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        self.seen.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("level", [2, torch.tensor([3, 0, 1, 3, 2])], ids=["int", "batch"])
+def test_a_transition_is_one_lookup_and_views(level: Tensor | int) -> None:
+    schedule, like = Schedule(cosine(4), 4e-4), torch.empty(5, 3, 4, 4)
+    schedule.transition(0, like)  # places the table
+    with Counting() as counting:
+        schedule.transition(level, like)
+    views = {"select", "slice", "unsqueeze", "expand", "view", "unbind"}
+    assert [name for name in counting.seen if name not in views] == ([] if isinstance(level, int) else ["index_select"])
+    assert len(counting.seen) <= 8
+
+
+def test_a_copied_or_sent_schedule_is_the_same_without_its_tables_on_devices() -> None:
+    schedule, like, level = Schedule(cosine(4), [1.0, 2.0, 3.0, 4.0]), torch.empty(2, 3), torch.tensor([3, 1])
+    fresh = schedule.__getstate__()
+    before = schedule.transition(level, like)
+    assert schedule.__getstate__() == fresh  # what deepcopy and Ray carry away
+    after = copy.deepcopy(schedule).transition(level, like)
+    assert all(a.equal(b) for a, b in zip(vars(before).values(), vars(after).values(), strict=True))
 
 
 def test_the_forward_step_is_additive_noise_in_the_scaled_space() -> None:
