@@ -22,9 +22,10 @@ from cdrl import config as configuration
 from cdrl.build import build_ladder, build_schedule
 from cdrl.config import Config, SamplingConfig, tree_digest
 from cdrl.errors import ConfigError, RegistryError
+from cdrl.method.guidance import Condition
 from cdrl.method.pairs import PairLadder
 from cdrl.method.rng import Rng
-from cdrl.method.sampling import sample
+from cdrl.method.sampling import Record, sample
 from cdrl.method.schedule import Schedule
 from cdrl.storage import sha256_file
 
@@ -163,7 +164,7 @@ class Model:
         first: int = 0,
         sampling: SamplingConfig | None = None,
         progress: Callable[[int], None] | None = None,
-        trace: list[Tensor] | None = None,
+        record: Record | None = None,
     ) -> Tensor:
         """Draw images number first ... first+num_images-1 of the set that (seed, sampling) defines.
 
@@ -176,7 +177,7 @@ class Model:
             first: a multiple of sampling.batch_size.
             sampling: default: the configuration's own.
             progress: called with the number of images after each batch.
-            trace: if given (and one batch suffices), x_T, the x_s of each level and the result are appended.
+            record: sees every level and step of each batch.
 
         Returns:
             (N, *shape) float32 on the CPU; images in [-1, 1].
@@ -193,15 +194,15 @@ class Model:
         if first % options.batch_size:
             raise ConfigError(f"first image {first} is not a multiple of the batch size {options.batch_size}")
         parts = []
-        knobs = options.model_dump(exclude={"batch_size"})
+        knobs = options.model_dump(exclude={"batch_size", "guidance"})
         for start in range(0, num_images, options.batch_size):
             stop = min(start + options.batch_size, num_images)
             rng = Rng(seed, "sample", (first + start) // options.batch_size, device=self.device)
             x_T = rng.normal(torch.empty(stop - start, *shape, device=self.device))
             part = None if label is None else label[start:stop].to(self.device)
-            is_image = len(shape) == 3
-            x = sample(self.ladder, self.schedule, x_T, rng=rng, label=part, clamp=is_image, trace=trace, **knobs)
-            parts.append(x.cpu())
+            condition = Condition.guided(part, options.guidance)
+            common: dict[str, Any] = {"rng": rng, "condition": condition, "clamp": len(shape) == 3, "record": record}
+            parts.append(sample(self.ladder, self.schedule, x_T, **common, **knobs).cpu())
             if progress is not None:
                 progress(stop - start)
         images = torch.cat(parts)

@@ -58,6 +58,7 @@ def draw(
     from cdrl import storage
     from cdrl.config import override
     from cdrl.errors import ConfigError
+    from cdrl.method.trace import Trace
     from cdrl.pictures import picture_of, png_bytes
 
     if guidance and not model.config.data.num_classes:
@@ -67,11 +68,13 @@ def draw(
     labels = torch.full((number,), model.label_of(label))
     if label is None and model.config.data.num_classes:
         labels = torch.arange(number) // (1 if path else COLUMNS) % len(model.class_names) + 1
-    trace: list[torch.Tensor] | None = [] if path else None
-    x = model.sample(number, labels=labels, seed=seed, sampling=sampling, trace=trace)
+    trace = Trace() if path else None
+    x = model.sample(number, labels=labels, seed=seed, sampling=sampling, record=trace)
+    columns = COLUMNS
     if trace is not None:
-        x = torch.stack(trace, dim=1).flatten(0, 1).cpu()
-    storage.write_bytes(str(target), png_bytes(picture_of(x, len(trace) if trace else COLUMNS)))
+        stages = trace.levels()
+        x, columns = torch.stack(stages, dim=1).flatten(0, 1).cpu(), len(stages)
+    storage.write_bytes(str(target), png_bytes(picture_of(x, columns)))
 
 
 def load_model(ref: str, root: str, tracking: str | None) -> "Model":

@@ -7,25 +7,32 @@ lowers it on refined samples, the initializer moves its draw to where the chain 
     loss_initializer = mean  | y_neg - y_init |^2   [+ anchor * | posterior mean - g(x_t) |^2, ours]
 """
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cdrl.errors import Diverged
-from cdrl.method.langevin import RecoveryTarget, langevin
-from cdrl.method.nets import frozen, power_iterate
+from cdrl.method.formulation import Formulation, Plain
+from cdrl.method.guidance import Condition
+from cdrl.method.langevin import RecoveryTarget, one_shot
+from cdrl.method.nets import power_iterate
 from cdrl.method.pairs import Pair
 from cdrl.method.rng import Rng
 from cdrl.method.schedule import Schedule, Transition
 
 __all__ = ["Optimizers", "StepMetrics", "Synchronise", "cooperative_step", "initializer_step", "noised_pair"]
 
+_ZERO = torch.zeros(())
+
 Synchronise = Callable[[Iterable[nn.Parameter]], None]
 """Averages gradients over the replicas of a pair, in place."""
+
+Loss = tuple[nn.Module, Tensor, Callable[[Tensor], None]]
+"""A net, its loss, and what carries the loss back to the net's parameters."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +45,15 @@ class Optimizers:
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """What one update saw, as numbers of this replica's part of the batch."""
+    """What one update saw of this replica's part of the batch; each a scalar, on the device until it is read."""
 
-    loss_energy: float = 0.0
-    loss_initializer: float = 0.0
-    f_pos: float = 0.0
-    f_neg: float = 0.0
-    displacement: float = 0.0  # rms of y_neg - y_init per pixel, in units of the chain's own noise, sqrt(K step_size)
-    grad_norm_energy: float = 0.0  # before clipping
-    grad_norm_initializer: float = 0.0
+    loss_energy: Tensor = _ZERO
+    loss_initializer: Tensor = _ZERO
+    f_pos: Tensor = _ZERO
+    f_neg: Tensor = _ZERO
+    displacement: Tensor = _ZERO  # rms of y_neg - y_init per pixel in units of the chain's noise, sqrt(K step_size)
+    grad_norm_energy: Tensor = _ZERO  # before clipping
+    grad_norm_initializer: Tensor = _ZERO
 
 
 def noised_pair(tr: Transition, x_0: Tensor, rng: Rng, *, shared_noise: bool) -> tuple[Tensor, Tensor]:
@@ -71,9 +78,10 @@ def cooperative_step(
     rng: Rng,
     step: int = 0,
     shared_noise: bool = True,
-    clip_norm: float = 1.0,
+    clip_norm: float | None = 1.0,
     anchor: float = 0.0,
     synchronise: Synchronise | None = None,
+    formulation: Formulation = Plain(),  # noqa: B008 - has no state
 ) -> StepMetrics:
     """Update both nets of a pair once.
 
@@ -85,9 +93,10 @@ def cooperative_step(
         label: (B,) classes, 0 = none; None for an unconditional pair.
         num_steps: K.
         step: number of this update, for the message of a divergence.
-        clip_norm: global gradient norm of each net.
+        clip_norm: global gradient norm of each net; None = no clipping.
         anchor: weight of the regression to the posterior mean beside the teaching loss (0 = paper).
         synchronise: averages gradients over replicas before clipping.
+        formulation: how f is computed.
 
     Raises:
         Diverged: a gradient is not finite, as it is where x_0, f or a weight is not; no optimizer has moved.
@@ -96,22 +105,25 @@ def cooperative_step(
     power_iterate(pair.energy)  # the only one of this update: positives, chain and negatives share their weights
     x_s, x_t = noised_pair(tr, x_0, rng, shared_noise=shared_noise)
     y_pos = tr.scale * x_s
-    mean, y_init = pair.propose(x_t, tr, label, rng, dropout=rng)
-    with frozen(pair.energy):
-        f = partial(pair.energy, logsnr=tr.logsnr_s, label=label)
-        target = RecoveryTarget(f, tr, x_t, pair.base_measure)
-        y_neg = langevin(target, y_init.detach(), num_steps=num_steps, rng=rng)
+    condition = Condition.guided(label)
+    with formulation.initializer():
+        mean, y_init = pair.propose(x_t, tr, condition, rng, dropout=rng)
+    f = condition.energy(formulation.prepare(pair.energy), tr.logsnr_s)
+    target = RecoveryTarget(f, tr, x_t, pair.base_measure, f.gradient)
+    if pair.initializer is None and num_steps == 0:
+        y_neg = one_shot(target, x_t, rng=rng)
+    else:
+        y_neg = formulation.chain(target, y_init.detach(), num_steps=num_steps, rng=rng)
 
-    twice = None if label is None else torch.cat([label, label])
-    f_pos, f_neg = pair.energy(torch.cat([y_pos, y_neg]), torch.cat([tr.logsnr_s, tr.logsnr_s]), twice).chunk(2)
+    f_pos, f_neg = f(torch.cat([y_pos, y_neg])).chunk(2)
     loss_energy = (tr.loss_weight.flatten() * (f_neg - f_pos)).mean()
     moved = (y_neg - y_init).flatten(1)
     loss_initializer = moved.square().sum(dim=1).mean()
-    losses = {"energy": (pair.energy, loss_energy)}
+    losses: dict[str, Loss] = {"energy": (pair.energy, loss_energy, f.backward)}
     if pair.initializer is not None:
         if anchor:
             loss_initializer = loss_initializer + anchor * _posterior_loss(mean, tr, x_0, x_t).mean()
-        losses["initializer"] = (pair.initializer, loss_initializer)
+        losses["initializer"] = (pair.initializer, loss_initializer, torch.Tensor.backward)
     norms = _gradients(losses, clip_norm, synchronise)
     _refuse_divergence(level, step, torch.stack([f_pos, f_neg, moved.detach().square().sum(dim=1)]), norms)
 
@@ -120,13 +132,13 @@ def cooperative_step(
         optimizers.initializer.step()
     noise = (max(num_steps, 1) * tr.step_size).sqrt().flatten()
     return StepMetrics(
-        loss_energy=loss_energy.item(),
-        loss_initializer=loss_initializer.item(),
-        f_pos=f_pos.mean().item(),
-        f_neg=f_neg.mean().item(),
-        displacement=(moved.detach().square().mean(dim=1).sqrt() / noise).mean().item(),
-        grad_norm_energy=norms["energy"].item(),
-        grad_norm_initializer=norms["initializer"].item() if pair.initializer is not None else 0.0,
+        loss_energy=loss_energy.detach(),
+        loss_initializer=loss_initializer.detach(),
+        f_pos=f_pos.detach().mean(),
+        f_neg=f_neg.detach().mean(),
+        displacement=(moved.detach().square().mean(dim=1).sqrt() / noise).mean(),
+        grad_norm_energy=norms["energy"],
+        grad_norm_initializer=norms.get("initializer", _ZERO),
     )
 
 
@@ -141,8 +153,9 @@ def initializer_step(
     rng: Rng,
     step: int = 0,
     shared_noise: bool = True,
-    clip_norm: float = 1.0,
+    clip_norm: float | None = 1.0,
     synchronise: Synchronise | None = None,
+    formulation: Formulation = Plain(),  # noqa: B008 - has no state
 ) -> StepMetrics:
     """Update the initializer alone, by regression to the posterior mean E[y | x_t, x_0]; ours, for short budgets.
 
@@ -151,13 +164,14 @@ def initializer_step(
     assert pair.initializer is not None and optimizers.initializer is not None
     tr = schedule.transition(level, x_0)
     _, x_t = noised_pair(tr, x_0, rng, shared_noise=shared_noise)
-    mean, _ = pair.propose(x_t, tr, label, rng, dropout=rng)
+    with formulation.initializer():
+        mean, _ = pair.propose(x_t, tr, Condition.guided(label), rng, dropout=rng)
     losses = _posterior_loss(mean, tr, x_0, x_t)
     loss = losses.mean()
-    norms = _gradients({"initializer": (pair.initializer, loss)}, clip_norm, synchronise)
+    norms = _gradients({"initializer": (pair.initializer, loss, torch.Tensor.backward)}, clip_norm, synchronise)
     _refuse_divergence(level, step, losses.detach()[None], norms)
     optimizers.initializer.step()
-    return StepMetrics(loss_initializer=loss.item(), grad_norm_initializer=norms["initializer"].item())
+    return StepMetrics(loss_initializer=loss.detach(), grad_norm_initializer=norms["initializer"])
 
 
 def _posterior_loss(mean: Tensor, tr: Transition, x_0: Tensor, x_t: Tensor) -> Tensor:
@@ -165,16 +179,16 @@ def _posterior_loss(mean: Tensor, tr: Transition, x_0: Tensor, x_t: Tensor) -> T
 
 
 def _gradients(
-    losses: dict[str, tuple[nn.Module, Tensor]], clip_norm: float, synchronise: Synchronise | None
+    losses: dict[str, Loss], clip_norm: float | None, synchronise: Synchronise | None
 ) -> dict[str, Tensor]:
     """Fresh gradients of each net from its loss, averaged over replicas, then clipped; the norms before clipping."""
     norms = {}
-    for name, (net, loss) in losses.items():
+    for name, (net, loss, backward) in losses.items():
         net.zero_grad(set_to_none=True)
-        loss.backward()
+        backward(loss)
         if synchronise is not None:
             synchronise(net.parameters())
-        norms[name] = nn.utils.clip_grad_norm_(net.parameters(), clip_norm)
+        norms[name] = nn.utils.clip_grad_norm_(net.parameters(), clip_norm or math.inf, foreach=True)
     return norms
 
 

@@ -4,12 +4,14 @@ Levels are independent in training (x_s and x_t come from data in closed form), 
 and every grouping in between are the same method: an update knows one Pair and cannot tell which of them it is in.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from cdrl.errors import ConfigError
+from cdrl.method.guidance import Condition
 from cdrl.method.rng import Rng
 from cdrl.method.schedule import Transition
 
@@ -30,7 +32,7 @@ class Pair(nn.Module):
         self.energy, self.initializer, self.base_measure = energy, initializer, base_measure
 
     def propose(
-        self, x_t: Tensor, transition: Transition, label: Tensor | None, rng: Rng, dropout: Rng | None = None
+        self, x_t: Tensor, transition: Transition, condition: Condition, rng: Rng, dropout: Rng | None = None
     ) -> tuple[Tensor, Tensor]:
         """The initializer's mean and its draw y_init = mean + scale * sigma_post * eps, both like x_t, with graph.
 
@@ -38,7 +40,7 @@ class Pair(nn.Module):
         """
         if self.initializer is None:
             return x_t, x_t
-        mean = self.initializer(x_t, transition.logsnr_t, label, dropout)
+        mean = condition.mean(partial(self.initializer, rng=dropout), x_t, transition.logsnr_t)
         return mean, mean + transition.scale * transition.sigma_post * rng.normal(x_t)
 
 
@@ -69,6 +71,11 @@ class PairLadder(nn.Module):
         pair = self.pairs[self._pair_of_level[level]]
         assert isinstance(pair, Pair)
         return pair
+
+    def distinct(self) -> Iterator[Pair]:
+        """Each pair once."""
+        for group in self.groups:
+            yield self[group[0]]
 
     def draw_levels(self, number: int, rng: Rng, like: Tensor) -> Tensor:
         """(B,) levels, uniform over those of pair `number`; B and device are those of `like`."""

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -101,10 +101,11 @@ def _work(config: Config, board: Any, score: Score | None) -> None:
 
 def _means(metrics: dict[int, StepMetrics], grid: Grid) -> dict[int, dict[str, float]]:
     """Metrics of this rank's pairs, averaged over replicas. A collective."""
-    names = list(asdict(StepMetrics()))
+    names = [field.name for field in fields(StepMetrics)]
     table = torch.zeros(grid.num_pairs, len(names), dtype=torch.float64)
     for number, seen in metrics.items():
-        table[number] = torch.tensor(list(asdict(seen).values()), dtype=torch.float64) / grid.num_replicas
+        values = [value.item() for value in vars(seen).values()]
+        table[number] = torch.tensor(values, dtype=torch.float64) / grid.num_replicas
     table = grid.sum(table)
     return {number: dict(zip(names, table[number].tolist(), strict=True)) for number in metrics}
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from cdrl.config import tree_digest
 from cdrl.errors import CdrlError, ConfigError, RegistryError
 from cdrl.method.schedule import drl_t6
+from cdrl.method.trace import Trace
 from cdrl.model import Model, build_ladder, build_schedule
 from tests.training_parts import tiny_config
 
@@ -58,11 +58,12 @@ def test_sampling_options_replace_the_configurations() -> None:
 
 
 def test_progress_and_trace() -> None:
-    model, told, trace = make(), list[int](), list[Tensor]()
+    model, told, trace = make(), list[int](), Trace()
     model.sample(10, progress=told.append)
     assert told == [4, 4, 2]
-    x = model.sample(3, trace=trace)
-    assert len(trace) == model.schedule.num_levels + 2 and trace[-1].equal(x)
+    x = model.sample(3, record=trace)
+    stages = trace.levels()
+    assert len(stages) == model.schedule.num_levels + 2 and stages[-1].equal(x)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,6 @@
 from cdrl.method.nets.energy import EnergyNet
 from cdrl.method.nets.initializer import Initializer
 from cdrl.method.nets.points import PointInitializer
-from cdrl.method.nets.spectral import frozen, power_iterate
+from cdrl.method.nets.spectral import power_iterate
 
-__all__ = ["EnergyNet", "Initializer", "PointInitializer", "frozen", "power_iterate"]
+__all__ = ["EnergyNet", "Initializer", "PointInitializer", "power_iterate"]

@@ -2,12 +2,9 @@ r"""Spectral normalisation with an explicit clock: W / sigma, sigma = u . (W v),
 
 torch's own `spectral_norm` iterates inside `forward`, so the weights of a chain depend on how often it was called.
 Here a forward never moves u and v: a training step calls `power_iterate` once, before anything else, and the positive
-pass, the chain and the negative pass see the same weights (spec section 12, traps 6-8). `frozen` materialises W / sigma
-once for a whole chain.
+pass, the chain and the negative pass see the same weights (spec section 12, traps 6-8).
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -15,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrize
 
-__all__ = ["Layer", "frozen", "power_iterate", "spectral"]
+__all__ = ["Layer", "power_iterate", "spectral"]
 
 NUM_WARMUP_ITERATIONS = 20
 
@@ -65,16 +62,3 @@ def power_iterate(net: nn.Module, num_iterations: int = 1) -> int:
         assert isinstance(norm, SpectralNorm)
         norm.iterate(weight.original, num_iterations)
     return len(weights)
-
-
-@contextmanager
-def frozen(net: nn.Module) -> Iterator[None]:
-    """Within: no parameter of `net` asks for a gradient and each normalised weight is computed once."""
-    asked = [parameter for parameter in net.parameters() if parameter.requires_grad]
-    try:
-        net.requires_grad_(False)
-        with parametrize.cached():
-            yield
-    finally:
-        for parameter in asked:
-            parameter.requires_grad_(True)

@@ -89,6 +89,11 @@ def by_hand(
         log_p = log_p - 0.5 * pair.base_measure * ((y / mul) ** 2).flatten(1).sum(1)
         (score,) = torch.autograd.grad(log_p.sum(), y)
         y = (y + step_size / 2 * score + step_size.sqrt() * rng.normal(y)).detach()
+    if pair.initializer is None and num_steps == 0:  # the first-order expansion of log p(y | x_t) at x_t
+        y = x_t.clone().requires_grad_(True)
+        log_p = f(y) / step_size.flatten() - 0.5 * pair.base_measure * ((y / mul) ** 2).flatten(1).sum(1)
+        (score,) = torch.autograd.grad(log_p.sum(), y)
+        y = torch.where(top, x_t, x_t + beta * score + beta.sqrt() * rng.normal(y)).detach()
     f_pos, f_neg = f(mul * x_s), f(y)
     loss_energy = sum(weight[i] * (f_neg[i] - f_pos[i]) for i in range(4)) / 4
     gradients = torch.autograd.grad(loss_energy, list(pair.energy.parameters()))
@@ -230,7 +235,7 @@ def test_two_halves_with_averaged_gradients_are_one_batch(alone: bool) -> None:
             metrics = cooperative_step(*batch, num_steps=2, anchor=0.5, **common)
         assert len(seen) == (1 if alone else 2)  # once for each net
         gradients.append([gradient for net in seen for gradient in net])
-        losses.append((metrics.loss_energy, metrics.loss_initializer))
+        losses.append((metrics.loss_energy.item(), metrics.loss_initializer.item()))
     for whole, first, second in zip(*gradients, strict=True):
         torch.testing.assert_close(whole, (first + second) / 2, rtol=1e-8, atol=1e-11)
     for whole, first, second in zip(*losses, strict=True):
@@ -270,8 +275,8 @@ def test_initializer_step_regresses_the_posterior_mean_and_leaves_the_energy_net
 
 
 def test_a_pair_without_initializer_is_drl() -> None:
-    """Chains start at x_t: with no step at all, the negatives are x_t itself."""
-    schedule, x_0, level = Schedule(cosine(3), 2e-4), data(), torch.tensor([0, 1, 2, 1])
+    """Chains start at x_t: at the top with no step at all, the negatives are x_t itself."""
+    schedule, x_0, level = Schedule(cosine(3), 2e-4), data(), torch.tensor([2, 2, 2, 2])
     pair = make_pair(initializer=False)
     tr = schedule.transition(level, x_0)
     _, x_t = noised_pair(tr, x_0, Rng(2), shared_noise=False)

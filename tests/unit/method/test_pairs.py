@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from cdrl.errors import ConfigError
+from cdrl.method.guidance import Condition
 from cdrl.method.pairs import Pair, PairLadder, groups_of_levels
 from cdrl.method.rng import Rng
 from cdrl.method.schedule import Schedule, cosine
@@ -56,7 +57,7 @@ def test_a_proposal_is_normal_around_the_initializers_mean(level: int) -> None:
     x_t = torch.full((20_000, 1), 0.5, dtype=torch.float64)
     tr = Schedule(cosine(6), 4e-4).transition(level, x_t)
     pair = Pair(nn.Identity(), Linear(0.8))
-    mean, y_init = pair.propose(x_t, tr, None, Rng(level))
+    mean, y_init = pair.propose(x_t, tr, Condition(), Rng(level))
     assert mean.requires_grad and y_init.requires_grad
     torch.testing.assert_close(mean.detach(), 0.8 * x_t)
     assert mean_within(y_init.detach(), 0.4)
@@ -66,5 +67,5 @@ def test_a_proposal_is_normal_around_the_initializers_mean(level: int) -> None:
 def test_without_initializer_a_chain_starts_at_x_t() -> None:
     x_t = torch.randn(3, 1)
     tr = Schedule(cosine(2), 4e-4).transition(0, x_t)
-    mean, y_init = build().propose(x_t, tr, None, Rng(0))
+    mean, y_init = build().propose(x_t, tr, Condition(), Rng(0))
     assert mean.equal(x_t) and y_init.equal(x_t)

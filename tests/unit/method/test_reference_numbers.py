@@ -12,13 +12,15 @@ from torch import Tensor, nn
 
 from cdrl.method import schedule as schedules
 from cdrl.method.cooperative import Optimizers, cooperative_step, noised_pair
-from cdrl.method.guidance import Guided
+from cdrl.method.formulation import Plain
+from cdrl.method.guidance import Condition
 from cdrl.method.langevin import RecoveryTarget, langevin
 from cdrl.method.nets import EnergyNet, Initializer, PointInitializer, power_iterate
 from cdrl.method.nets.embedding import sinusoid
 from cdrl.method.pairs import Pair, PairLadder
 from cdrl.method.sampling import sample
 from cdrl.method.schedule import Schedule
+from cdrl.method.trace import Trace
 
 REFERENCE = json.loads((Path(__file__).parents[2] / "fixtures" / "reference.json").read_text())
 close = partial(torch.testing.assert_close, rtol=2e-4, atol=2e-6, check_dtype=False)
@@ -161,10 +163,10 @@ def test_one_training_step_on_quadratics(cdrl: Schedule, pair_block: SimpleNames
         pair, optimizers, cdrl, pair_block.x0, pair_block.level, None, num_steps=15, rng=rng, clip_norm=1e9
     )
     assert rng.draws == block["randn_calls"]
-    close(tensor(metrics.loss_energy), tensor(block["pos_loss"] + block["neg_loss"]))
-    close(tensor(metrics.loss_initializer), tensor(block["initializer_loss"]))
-    close(tensor(metrics.f_pos), tensor(block["pos_energy"]).mean())
-    close(tensor(metrics.f_neg), tensor(block["neg_energy"]).mean())
+    close(metrics.loss_energy, tensor(block["pos_loss"] + block["neg_loss"]))
+    close(metrics.loss_initializer, tensor(block["initializer_loss"]))
+    close(metrics.f_pos, tensor(block["pos_energy"]).mean())
+    close(metrics.f_neg, tensor(block["neg_energy"]).mean())
     close(pair.energy.theta.grad, tensor(block["dtheta_total"]))
     close(pair.initializer.k.grad, tensor(block["dk"]))
 
@@ -173,11 +175,11 @@ def test_one_training_step_on_quadratics(cdrl: Schedule, pair_block: SimpleNames
 def test_sampler_on_quadratics(cdrl: Schedule, denoise_scale: float, key: str) -> None:
     block = REFERENCE["sampler_quadratic"]
     ladder = PairLadder([range(6)], lambda: Pair(Quadratic(0.5), Shrink(0.9)))
-    rng, trace = FormulaRng(), []
+    rng, trace = FormulaRng(), Trace()
     x_T = rng.normal(torch.empty(2, 1, 2, 2))
     close(x_T, tensor(block["x_T"]))
-    x = sample(ladder, cdrl, x_T, num_steps=15, rng=rng, denoise_scale=denoise_scale, trace=trace)
-    for x_s, expected in zip(trace[1:7], block["x_after_level"], strict=True):
+    x = sample(ladder, cdrl, x_T, num_steps=15, rng=rng, denoise_scale=denoise_scale, record=trace)
+    for x_s, expected in zip(trace.levels()[1:7], block["x_after_level"], strict=True):
         close(x_s, tensor(expected))
     close(x, tensor(block[key]))
     assert rng.draws == block["randn_calls"]
@@ -187,8 +189,8 @@ def test_guided_langevin(cdrl: Schedule, pair_block: SimpleNamespace) -> None:
     start, tr = tensor(REFERENCE["langevin_quadratic"]["y0"]), cdrl.transition(pair_block.level, pair_block.x0)
     label = torch.tensor([1, 2, 3, 1, 2, 3])
     for guidance, expected in REFERENCE["langevin_guided"]["x_tm1_after_3"].items():
-        f = partial(Guided(Quadratic(0.02), float(guidance)), logsnr=tr.logsnr_s, label=label)
-        y = langevin(RecoveryTarget(f, tr, pair_block.x_t), start, num_steps=3, rng=FormulaRng())
+        f = Condition.guided(label, float(guidance)).energy(Plain().prepare(Quadratic(0.02)), tr.logsnr_s)
+        y = langevin(RecoveryTarget(f, tr, pair_block.x_t, gradient=f.gradient), start, num_steps=3, rng=FormulaRng())
         close(y / tr.scale, tensor(expected))
 
 

@@ -9,14 +9,17 @@ import torch
 from torch import Tensor
 
 from cdrl.errors import ConfigError
+from cdrl.method.guidance import Condition
 from cdrl.method.nets import EnergyNet, Initializer
 from cdrl.method.pairs import Pair, PairLadder, groups_of_levels
 from cdrl.method.rng import Rng
 from cdrl.method.sampling import sample
 from cdrl.method.schedule import Schedule, cosine
+from cdrl.method.trace import Trace
 from tests.unit.method.gaussians import REFERENCE, Linear, Quadratic, mean_within, oracle, variance_within
 
 LABEL = torch.tensor([1, 2, 0])
+NUM_STEPS = 2
 
 
 def make_pair() -> Pair:
@@ -35,7 +38,8 @@ def ladder(pairs: str, num_levels: int) -> PairLadder:
 
 
 def draw(ladder: PairLadder, **options: Any) -> Tensor:
-    settings = {"num_steps": 2, "rng": Rng(0), "label": LABEL} | options
+    condition = Condition.guided(LABEL, options.pop("guidance", 0.0))
+    settings = {"num_steps": NUM_STEPS, "rng": Rng(0), "condition": condition} | options
     return sample(ladder, Schedule(cosine(ladder.num_levels), 4e-4), noise(), **settings)
 
 
@@ -64,8 +68,10 @@ def test_equal_pairs_per_level_are_one_shared_pair_bit_by_bit() -> None:
 
 @pytest.mark.parametrize("num_levels", [1, 4])
 def test_the_trace_holds_every_stage(num_levels: int) -> None:
-    trace: list[Tensor] = []
-    x = draw(ladder("shared", num_levels), trace=trace)
+    recorded = Trace()
+    x = draw(ladder("shared", num_levels), record=recorded)
+    trace = recorded.levels()
+    assert len(recorded.stages) == num_levels * (1 + NUM_STEPS) + 2
     assert len(trace) == num_levels + 2
     assert trace[0].equal(noise()) and trace[-1].equal(x)
     assert all(stage.shape == x.shape for stage in trace) and not trace[1].equal(trace[0])
@@ -108,12 +114,12 @@ def test_the_final_denoise_is_one_score_at_level_0(denoise_scale: float, base_me
     """For f = -c |y|^2 the score of x_s is linear: -(2 c scale^2 / step_size + base_measure) x_s."""
     schedule = Schedule(cosine(2), 4e-4)
     gaussian = PairLadder([[0, 1]], lambda: Pair(Quadratic(1e-5), Linear(0.9), base_measure))
-    trace: list[Tensor] = []
+    trace = Trace()
     x_T = torch.randn(4, 3, dtype=torch.float64)
     x = sample(
-        gaussian, schedule, x_T, num_steps=3, rng=Rng(0), denoise_scale=denoise_scale, clamp=False, trace=trace
+        gaussian, schedule, x_T, num_steps=3, rng=Rng(0), denoise_scale=denoise_scale, clamp=False, record=trace
     )
-    x_s, tr = trace[-2], schedule.transition(0, x_T)
+    x_s, tr = trace.levels()[-2], schedule.transition(0, x_T)
     score = -(2e-5 * tr.scale**2 / tr.step_size + base_measure) * x_s
     expected = (x_s + denoise_scale * tr.sigma_s**2 * score) / tr.alpha_s if denoise_scale else x_s
     torch.testing.assert_close(x, expected)
@@ -126,12 +132,12 @@ def test_the_law_of_gaussian_samples_is_the_closed_form(num_steps: int) -> None:
     energies = [Quadratic(oracle(level).f_coeff) for level in range(6)]
     pairs = map(Pair, energies, proposals)
     x_T = Rng("x_T").normal(torch.empty(20_000, 1, dtype=torch.float64))
-    trace: list[Tensor] = []
+    trace = Trace()
     exact_ladder = PairLadder(groups_of_levels("per_level", 6), lambda: next(pairs))
     schedule = Schedule(cosine(6), 4e-4)
-    sample(exact_ladder, schedule, x_T, num_steps=num_steps, rng=Rng(0), denoise_scale=0.0, clamp=False, trace=trace)
+    sample(exact_ladder, schedule, x_T, num_steps=num_steps, rng=Rng(0), denoise_scale=0.0, clamp=False, record=trace)
     variance = 1.0
-    for level, x_s in zip(reversed(range(6)), trace[1:], strict=False):
+    for level, x_s in zip(reversed(range(6)), trace.levels()[1:], strict=False):
         row = REFERENCE["schedule_cdrl_T6"]["rows"][level]
         p, q = oracle(level).post_mean_coeff, oracle(level).init_var
         for _ in range(num_steps):
@@ -143,8 +149,12 @@ def test_the_law_of_gaussian_samples_is_the_closed_form(num_steps: int) -> None:
 def test_bad_requests_are_refused() -> None:
     with pytest.raises(ConfigError, match="sampling.num_steps: expected K >= 0, got -1"):
         draw(ladder("shared", 1), num_steps=-1)
-    with pytest.raises(ConfigError, match="sampling.guidance: 1.5 needs labels"):
-        draw(ladder("shared", 1), guidance=1.5, label=None)
+    with pytest.raises(ConfigError, match="guidance: 1.5 needs labels"):
+        Condition.guided(None, 1.5)
+    with pytest.raises(ConfigError, match="one number or one for each of 3 levels"):
+        draw(ladder("shared", 3), num_steps=[1, 2])
+    with pytest.raises(ConfigError, match="num_rounds: expected at least 1, got 0"):
+        draw(ladder("shared", 1), num_rounds=0)
 
 
 def test_options_of_the_chain_reach_it() -> None:

@@ -1,20 +1,12 @@
 """Spectral normalisation with an explicit clock."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from cdrl.method.cooperative import Optimizers, cooperative_step, initializer_step
-from cdrl.method.nets import EnergyNet, Initializer, frozen, power_iterate
+from cdrl.method.nets import EnergyNet, power_iterate
 from cdrl.method.nets.spectral import NUM_WARMUP_ITERATIONS, SpectralNorm, spectral
-from cdrl.method.pairs import Pair, PairLadder
-from cdrl.method.rng import Rng
-from cdrl.method.sampling import sample
-from cdrl.method.schedule import Schedule, cosine
 
 NUM_LAYERS = 1 + 2 + 2 * 3 + 1  # stem, two of the level, two blocks, one shortcut
 
@@ -34,21 +26,6 @@ def vectors(net: nn.Module) -> list[Tensor]:
 
 def equal(a: list[Tensor], b: list[Tensor]) -> bool:
     return len(a) == len(b) and all(x.equal(y) for x, y in zip(a, b, strict=True))
-
-
-@contextmanager
-def counting(name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[SpectralNorm]]:
-    """The norms on which a method is called, in order; the method itself runs as it is."""
-    seen: list[SpectralNorm] = []
-    method = getattr(SpectralNorm, name)
-
-    def counted(self: SpectralNorm, *arguments: object) -> object:
-        seen.append(self)
-        return method(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(SpectralNorm, name, counted)
-        yield seen
 
 
 @pytest.mark.parametrize("layer", [nn.Linear(40, 30), nn.Conv2d(8, 16, 3), nn.Conv2d(1, 4, 3), nn.Linear(3, 64)])
@@ -115,71 +92,6 @@ def test_the_gradient_holds_the_vectors_constant() -> None:
     w, sigma = weight.detach(), norm.u @ weight.detach() @ norm.v
     expected = upstream / sigma - (upstream * w).sum() / sigma**2 * torch.outer(norm.u, norm.v)
     torch.testing.assert_close(weight.grad, expected)
-
-
-def test_frozen_asks_for_no_gradient_and_puts_the_flags_back() -> None:
-    net = energy_net()
-    net.head.weight.requires_grad_(False)
-    flags = [parameter.requires_grad for parameter in net.parameters()]
-    with frozen(net):
-        assert not any(parameter.requires_grad for parameter in net.parameters())
-        assert not net(torch.randn(1, 1, 8, 8), torch.zeros(1)).requires_grad
-    assert [parameter.requires_grad for parameter in net.parameters()] == flags
-    with pytest.raises(KeyError), frozen(net):
-        raise KeyError
-    assert [parameter.requires_grad for parameter in net.parameters()] == flags
-    assert sum(not flag for flag in flags) == 1
-
-
-def test_frozen_sees_the_weights_of_its_own_time() -> None:
-    """What was materialised for one chain does not leak into the next."""
-    net, y, logsnr = energy_net(), torch.randn(2, 1, 8, 8), torch.zeros(2)
-    with frozen(net):
-        before = net(y, logsnr)
-    assert before.equal(net(y, logsnr))
-    with torch.no_grad():
-        net.head.weight.mul_(2)
-        net.stem.parametrizations.weight.original[0].mul_(-1)
-    with frozen(net):
-        after = net(y, logsnr)
-    assert after.equal(net(y, logsnr)) and not after.equal(before)
-    with pytest.raises(KeyError), frozen(net):
-        raise KeyError
-    assert not parametrize._cache_enabled and not parametrize._cache
-
-
-def pair() -> Pair:
-    return Pair(energy_net(), Initializer(1, 8, 4, (1,), 1, attention_resolutions=(), groups=2))
-
-
-def test_a_step_iterates_once_and_normalises_once_for_the_chain_and_once_for_the_loss(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    it = pair()
-    optimizers = Optimizers(torch.optim.Adam(it.energy.parameters()), torch.optim.Adam(it.initializer.parameters()))
-    batch = (it, optimizers, Schedule(cosine(3), 4e-4), torch.randn(4, 1, 8, 8), torch.tensor([0, 1, 2, 2]), None)
-    for num_steps in (1, 7):
-        with counting("iterate", monkeypatch) as iterated, counting("forward", monkeypatch) as normalised:
-            cooperative_step(*batch, num_steps=num_steps, rng=Rng(0))
-        assert len(iterated) == len(set(map(id, iterated))) == NUM_LAYERS
-        assert len(normalised) == 2 * NUM_LAYERS
-        assert {id(norm) for norm in normalised} == {id(norm) for norm in norms(it)}
-    with counting("iterate", monkeypatch) as iterated, counting("forward", monkeypatch) as normalised:
-        initializer_step(*batch, rng=Rng(0))
-    assert not iterated and not normalised
-
-
-@pytest.mark.parametrize("denoise_scale", [0.0, 2.0])
-def test_sampling_never_iterates_and_normalises_once_in_all(
-    monkeypatch: pytest.MonkeyPatch, denoise_scale: float
-) -> None:
-    ladder = PairLadder([[0, 1], [2]], pair)
-    before = vectors(ladder)
-    with counting("iterate", monkeypatch) as iterated, counting("forward", monkeypatch) as normalised:
-        x_T = torch.randn(2, 1, 8, 8)
-        sample(ladder, Schedule(cosine(3), 4e-4), x_T, num_steps=5, rng=Rng(0), denoise_scale=denoise_scale)
-    assert not iterated and equal(vectors(ladder), before)
-    assert len(normalised) == len(set(map(id, normalised))) == 2 * NUM_LAYERS
 
 
 def test_warmup_is_enough_for_averaged_weights() -> None:
