@@ -2,7 +2,7 @@
 
 import typer
 
-from cdrl.cli import config, data, demo, evaluate, registry, sample, train
+from cdrl.cli import config, data, demo, density, evaluate, ood, registry, sample, schedule, train
 
 __all__ = ["attach"]
 
@@ -10,9 +10,12 @@ __all__ = ["attach"]
 def attach(app: typer.Typer) -> None:
     """Hang every command group on the root."""
     app.add_typer(config.app, name="config")
+    app.add_typer(schedule.app, name="schedule")
     app.add_typer(data.app, name="data")
     app.command()(train.train)
     app.command()(evaluate.evaluate)
     app.add_typer(registry.app, name="registry")
     app.command()(sample.sample)
     app.command()(demo.demo)
+    app.command()(ood.ood)
+    app.command()(density.density)

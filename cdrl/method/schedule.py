@@ -97,6 +97,11 @@ class Schedule:
         self._table = torch.stack(list(vars(columns).values()))  # (constants, levels)
         self._placed: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
+    @property
+    def constants(self) -> Transition:
+        """Every constant of every level, each (T,), float64."""
+        return Transition(*self._table)
+
     def transition(self, level: Tensor | int, like: Tensor) -> Transition:
         """The constants for a batch, in the dtype and on the device of `like` (B, ...); `level` (B,) or one int.
 

@@ -1,0 +1,64 @@
+"""From a configuration to what it describes, and back from the model that carries it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from cdrl.build import build_ladder, build_schedule, check_buildable
+from cdrl.config import load, presets
+from cdrl.model import Model
+from tests.training_parts import tiny_config
+
+LOGSNR = [9.2103404, 1 / 3, -1e-9, -12.000000000000001]  # digits that a shorter notation would lose
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar10-smoke", "digits", "drl-digits", "toy"])
+def test_the_networks_of_the_presets_can_be_built(name: str) -> None:
+    check_buildable(load(name))  # the others differ from these in a width or a number, and take seconds each
+
+
+@pytest.mark.parametrize("name", presets())
+def test_the_schedule_of_every_preset_can_be_built(name: str) -> None:
+    config = load(name)
+    assert build_schedule(config.schedule).num_levels == config.schedule.num_levels
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        "schedule={num_levels: 3, logsnr_max: 7.3, logsnr_min: -4.7, warp: 1.3, step_scale: [0.1, 0.2, 0.3]}",
+        "schedule={family: drl_t6, num_levels: 4, step_growth: constant}",
+        "schedule={family: drl_t1k, num_levels: 1000, step_scale: 0.01, step_growth: constant}",
+        f"schedule={{family: table, num_levels: 3, logsnr: {LOGSNR}}}",
+    ],
+    ids=["cosine", "drl_t6", "drl_t1k", "table"],
+)
+def test_a_model_carries_its_schedule_bit_by_bit(schedule: str, tmp_path: Path) -> None:
+    config = tiny_config("data.num_classes=0", schedule)
+    torch.manual_seed(0)
+    Model(config, build_ladder(config).requires_grad_(False), (), "ab" * 32, 1).write(tmp_path)
+    loaded, built = Model.load(tmp_path).schedule, build_schedule(config.schedule)
+    assert loaded.logsnr.equal(built.logsnr)
+    for name, column in vars(built.constants).items():
+        assert getattr(loaded.constants, name).equal(column), name
+
+
+def test_a_table_is_taken_as_it_is_written() -> None:
+    schedule = build_schedule(tiny_config(f"schedule={{family: table, num_levels: 3, logsnr: {LOGSNR}}}").schedule)
+    assert schedule.logsnr.tolist() == LOGSNR
+
+
+def test_drl_is_the_same_energy_net_under_another_configuration() -> None:
+    """What the presets must agree in, for the digits and the checkerboard table to compare like with like."""
+    for name in ("digits", "toy", "cifar10"):
+        cooperative, drl = load(name), load(f"drl-{name}")
+        assert drl.energy == cooperative.energy and drl.data == cooperative.data
+        assert drl.initializer is None and not drl.training.shared_noise
+        assert drl.schedule.family == "drl_t6" and drl.sampling.denoise_scale == 0
+        assert drl.training.num_steps == drl.sampling.num_steps > cooperative.training.num_steps
+    for name in ("digits", "cifar10"):
+        one_shot = load(f"drl-t1k-{name}")
+        assert one_shot.initializer is None and one_shot.training.num_steps == one_shot.sampling.num_steps == 0
+        tr = build_schedule(one_shot.schedule).constants
+        torch.testing.assert_close(tr.step_size, tr.sigma_ts**2)  # the draw moves by grad f itself
