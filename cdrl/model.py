@@ -6,6 +6,7 @@ one.
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ from cdrl.build import build_ladder, build_schedule
 from cdrl.config import Config, SamplingConfig, tree_digest
 from cdrl.errors import ConfigError, RegistryError
 from cdrl.method.guidance import Condition
+from cdrl.method.inpainting import Inpainting
 from cdrl.method.pairs import PairLadder
 from cdrl.method.rng import Rng
 from cdrl.method.sampling import Record, sample
@@ -160,6 +162,8 @@ class Model:
         num_images: int,
         *,
         labels: Tensor | int | None = None,
+        composition: Mapping[int, float] | None = None,
+        inpainting: Inpainting | None = None,
         seed: int = 0,
         first: int = 0,
         sampling: SamplingConfig | None = None,
@@ -174,6 +178,9 @@ class Model:
         Args:
             num_images: N >= 1.
             labels: (N,) integers or one for all, 0 = none.
+            composition: instead of labels, the classes 1 ... C whose product is drawn, each with its w
+                (`Condition.composed`).
+            inpainting: what is known of the N images.
             first: a multiple of sampling.batch_size.
             sampling: default: the configuration's own.
             progress: called with the number of images after each batch.
@@ -183,37 +190,62 @@ class Model:
             (N, *shape) float32 on the CPU; images in [-1, 1].
 
         Raises:
-            ConfigError: no images; labels out of range, of another number or for an unconditional model; guidance
-                without labels; K < 0; a value comes out that is not finite.
+            ConfigError: no images; labels out of range, of another number or for an unconditional model; guidance or
+                composition without labels; known images of another shape; a value comes out that is not finite.
         """
         if num_images < 1:
             raise ConfigError(f"number of images: expected at least 1, got {num_images}")
         options = sampling or self.config.sampling
-        shape, num_classes = self.config.data.shape, self.config.data.num_classes
-        label = self._labels(labels, num_images, num_classes)
+        shape = self.config.data.shape
+        if composition is None:
+            condition = Condition.guided(self._labels(labels, num_images), options.guidance)
+        else:
+            condition = self._composed(composition, num_images, labels)
+        expected = (num_images, *shape)
+        if inpainting is not None and inpainting.image.shape != expected:
+            raise ConfigError(f"inpainting: expected images {list(expected)}, got {list(inpainting.image.shape)}")
         if first % options.batch_size:
             raise ConfigError(f"first image {first} is not a multiple of the batch size {options.batch_size}")
         parts = []
         knobs = options.model_dump(exclude={"batch_size", "guidance"})
         for start in range(0, num_images, options.batch_size):
             stop = min(start + options.batch_size, num_images)
-            rng = Rng(seed, "sample", (first + start) // options.batch_size, device=self.device)
+            batch = (first + start) // options.batch_size
+            rng = Rng(seed, "sample", batch, device=self.device)
             x_T = rng.normal(torch.empty(stop - start, *shape, device=self.device))
-            part = None if label is None else label[start:stop].to(self.device)
-            condition = Condition.guided(part, options.guidance)
-            common: dict[str, Any] = {"rng": rng, "condition": condition, "clamp": len(shape) == 3, "record": record}
+            rows = condition.rows(start, stop, self.device)
+            common: dict[str, Any] = {"rng": rng, "condition": rows, "clamp": len(shape) == 3, "record": record}
+            if inpainting is not None:
+                noise = Rng(seed, "known pixels", batch, device=self.device)
+                common["constraint"] = inpainting.constraint(start, stop, noise, like=x_T)
+                common["num_rounds"] = inpainting.num_rounds
             parts.append(sample(self.ladder, self.schedule, x_T, **common, **knobs).cpu())
             if progress is not None:
                 progress(stop - start)
         images = torch.cat(parts)
         if not (finite := images.flatten(1).isfinite().all(1)).all():
+            weights = "the composition's weights" if composition else f"sampling.guidance ({options.guidance:g})"
             raise ConfigError(
-                f"{int((~finite).sum())} of {num_images} samples are not finite; lower sampling.guidance "
-                f"({options.guidance:g}) or sampling.step_multiplier, or take another checkpoint"
+                f"{int((~finite).sum())} of {num_images} samples are not finite; lower {weights} "
+                "or sampling.step_multiplier, or take another checkpoint"
             )
         return images
 
-    def _labels(self, labels: Tensor | int | None, num_images: int, num_classes: int) -> Tensor | None:
+    def _composed(self, composition: Mapping[int, float], num_images: int, labels: Tensor | int | None) -> Condition:
+        num_classes = self.config.data.num_classes
+        if labels is not None:
+            raise ConfigError("composition: it brings the labels; leave the others out")
+        if not num_classes:
+            raise ConfigError("composition: the model is unconditional, it has no classes to compose")
+        if wrong := [label for label in composition if not 1 <= label <= num_classes]:
+            raise ConfigError(f"composition: expected labels 1 ... {num_classes}, got {wrong[0]}")
+        weights = list(composition.values())
+        if not all(map(math.isfinite, weights)):
+            raise ConfigError(f"composition: expected finite weights, got {weights}")
+        return Condition.composed([torch.full((num_images,), label) for label in composition], weights)
+
+    def _labels(self, labels: Tensor | int | None, num_images: int) -> Tensor | None:
+        num_classes = self.config.data.num_classes
         if labels is None:
             return torch.zeros(num_images, dtype=torch.long) if num_classes else None
         label = torch.as_tensor(labels, dtype=torch.long)

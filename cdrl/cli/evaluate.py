@@ -54,7 +54,7 @@ def score_table(card: "ScoreCard") -> Table:
     for column in table.columns[1:]:
         column.justify = "right"
     num_images = str(card.protocol.num_generated)
-    table.add_row(f"K = {card.protocol.sampling.num_steps}", *_cells(card.scores), num_images)
+    table.add_row(f"K = {card.protocol.sampling.steps_text}", *_cells(card.scores), num_images)
     if card.k0 is not None:
         table.add_row("K = 0, initializer alone", *_cells(card.k0), num_images)
     table.add_row("real images (floor)", *_cells(card.floor), str(card.num_floor))

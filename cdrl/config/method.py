@@ -16,6 +16,7 @@ __all__ = [
 ]
 
 Count = Annotated[int, Field(ge=1)]
+Steps = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 
 
@@ -138,11 +139,29 @@ class TrainingConfig(Section):
 class SamplingConfig(Section):
     """How samples are drawn from a trained ladder (spec section 7)."""
 
-    num_steps: int = Field(
-        15, ge=0, description="K, Langevin steps per level; 0 = initializer alone or, without one, one normal draw"
+    num_steps: Steps | tuple[Steps, ...] = Field(
+        15,
+        description="K, Langevin steps, one number or one per level from level 0 on; 0 = initializer alone or, without "
+        "one, one normal draw",
     )
-    step_multiplier: float = Field(1.0, gt=0, description="m: the Langevin step size becomes m^2 s^2")
+    step_multiplier: PositiveFloat | tuple[PositiveFloat, ...] = Field(
+        1.0, description="m, one number or one per level: the Langevin step size becomes m^2 s^2"
+    )
     noise_scale: float = Field(1.0, ge=0, description="factor on the Langevin noise")
     denoise_scale: float = Field(2.0, ge=0, description="final denoise: 0 off, 1 consistent, 2 parity with the release")
     guidance: float = Field(0.0, description="w: (1+w) conditional - w unconditional")
     batch_size: int = Field(256, ge=1, description="images of one sampling batch; part of the randomness")
+
+    @property
+    def steps_text(self) -> str:
+        """`8`, or `8,8,4,4,2,2` from level 0 on."""
+        return _listed(self.num_steps)
+
+    @property
+    def multiplier_text(self) -> str:
+        """`1`, or `1,1,1.4` from level 0 on."""
+        return _listed(self.step_multiplier)
+
+
+def _listed(value: float | tuple[float, ...]) -> str:
+    return ",".join(f"{number:g}" for number in (value if isinstance(value, tuple) else (value,)))

@@ -105,7 +105,7 @@ def _nest(path: list[str], value: Any) -> dict[str, Any]:
 
 
 def _explain(error: Any) -> str:
-    branches = ("tuple[", "literal[", "float", "constrained")  # pydantic's names for the branches of a union
+    branches = ("tuple[", "literal[", "float", "int", "constrained")  # pydantic's names for the branches of a union
     path = [str(part) for part in error["loc"] if not str(part).startswith(branches)]
     dotted = ".".join(path)
     if error["type"] == "extra_forbidden":

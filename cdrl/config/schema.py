@@ -132,9 +132,10 @@ class Config(Section):
         levels = list(range(self.schedule.num_levels))
         if isinstance(self.pairs, tuple) and sorted(level for group in self.pairs for level in group) != levels:
             raise ValueError(f"pairs {self.pairs} must hold each level 0 ... {levels[-1]} exactly once")
-        scale = self.schedule.step_scale
-        if isinstance(scale, tuple) and len(scale) != len(levels):
-            raise ValueError(f"schedule.step_scale has {len(scale)} values for {len(levels)} levels")
+        for section, name in (("schedule", "step_scale"), ("sampling", "num_steps"), ("sampling", "step_multiplier")):
+            value = getattr(getattr(self, section), name)
+            if isinstance(value, tuple) and len(value) != len(levels):
+                raise ValueError(f"{section}.{name} has {len(value)} values for {len(levels)} levels")
         return self
 
     @property

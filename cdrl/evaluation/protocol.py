@@ -60,8 +60,8 @@ class Protocol(BaseModel):
         return (
             f"{self.metric}: {self.num_generated} generated against {self.num_reference} real "
             f"({self.reference_split} {self.manifest_digest[:8]}), features {self.extractor} "
-            f"{self.extractor_digest[:8]}, labels {self.labels}, K = {sampling.num_steps}, "
-            f"step x{sampling.step_multiplier:g}, noise x{sampling.noise_scale:g}, "
+            f"{self.extractor_digest[:8]}, labels {self.labels}, K = {sampling.steps_text}, "
+            f"step x{sampling.multiplier_text}, noise x{sampling.noise_scale:g}, "
             f"denoise x{sampling.denoise_scale:g}, guidance {sampling.guidance:g}, "
             f"batches of {sampling.batch_size}, EMA weights, seed {self.seed}; protocol {self.digest[:8]}"
         )

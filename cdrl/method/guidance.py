@@ -64,6 +64,11 @@ class Condition:
         weights = [1 + w for w in guidance]
         return cls((*labels, torch.zeros_like(labels[0])), (*weights, 1 - sum(weights)))
 
+    def rows(self, first: int, stop: int, device: torch.device) -> "Condition":
+        """The same for the rows first ... stop-1 of the batch."""
+        labels = (None if label is None else label[first:stop].to(device) for label in self.labels)
+        return Condition(tuple(labels), self.weights)
+
     def energy(self, prepared: Prepared, logsnr: Tensor) -> BatchEnergy:
         """f of the weighted sum at (B,) levels."""
         f = prepared(logsnr.repeat(len(self.weights)), self._stacked())

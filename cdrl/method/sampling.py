@@ -121,8 +121,8 @@ def sample(
         marginal = _target(pair, prepared[id(pair)], tr, condition, x_t=None)
         score = tr.scale * marginal.score(tr.scale * x)  # in the units of x_s
         x = (x + denoise_scale * tr.sigma_s**2 * score) / tr.alpha_s
-    x = x if constraint is None else constraint.clean(x)
     x = x.clamp(-1, 1) if clamp else x
+    x = x if constraint is None else constraint.clean(x)
     _note(record, -1, 0, x)
     return x
 

@@ -1,6 +1,7 @@
 """The configuration: strict keys, clear messages, honest identities, and the commands that show it."""
 
 import dataclasses
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -275,3 +276,19 @@ def test_a_password_in_a_tracking_uri_is_refused_and_not_repeated() -> None:
     with pytest.raises(ConfigError, match="tracking.uri: holds a password; set MLFLOW_TRACKING_USERNAME") as refusal:
         load("digits", ["tracking.uri=http://ada:lovelace@127.0.0.1:5000"])
     assert "lovelace" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["num_steps", "step_multiplier"])
+def test_sampling_takes_one_number_or_one_per_level(name: str) -> None:
+    one, each = (load("digits", [f"sampling.{name}={value}"]).sampling for value in ("8", "[8,8,4,4,2,2]"))
+    assert (getattr(one, name), getattr(each, name)) == (8, (8, 8, 4, 4, 2, 2))
+    texts = [(sampling.steps_text, sampling.multiplier_text) for sampling in (one, each)]
+    assert [text[name == "step_multiplier"] for text in texts] == ["8", "8,8,4,4,2,2"]
+    for value, message in (
+        ("-1", f"sampling.{name}: Input should be greater than"),
+        ("[1,1,1,1,1,-1]", f"sampling.{name}.5: Input should be greater than"),
+        ("[1,1]", f"sampling.{name} has 2 values for 6 levels"),
+        ("true", f"sampling.{name}: expected no true or false"),
+    ):
+        with pytest.raises(ConfigError, match=re.escape(message)):
+            load("digits", [f"sampling.{name}={value}"])

@@ -9,6 +9,7 @@ import torch
 
 from cdrl.config import tree_digest
 from cdrl.errors import CdrlError, ConfigError, RegistryError
+from cdrl.method.inpainting import Inpainting
 from cdrl.method.schedule import drl_t6
 from cdrl.method.trace import Trace
 from cdrl.model import Model, build_ladder, build_schedule
@@ -208,3 +209,53 @@ def test_points_with_classes() -> None:
     assert not torch.allclose(initializer(x_t, logsnr, label), initializer(x_t, logsnr))
     x = model.sample(50, labels=torch.arange(50) % 4)
     assert x.shape == (50, 2) and x.abs().max() > 1
+
+
+def test_a_composition_of_one_class_is_guidance_and_of_two_is_neither() -> None:
+    model = make()
+    guided = model.config.sampling.model_copy(update={"guidance": 0.7})
+    one = model.sample(6, composition={3: 0.7}, seed=1)
+    torch.testing.assert_close(one, model.sample(6, labels=3, sampling=guided, seed=1))
+    two = model.sample(6, composition={3: 0.7, 4: -2.0}, seed=1)
+    assert not torch.allclose(two, one, atol=1e-3)
+    assert two.equal(torch.cat([model.sample(4, composition={3: 0.7, 4: -2.0}, seed=1), two[4:]]))
+
+
+@pytest.mark.parametrize(
+    ("classes", "request_", "message"),
+    [
+        (10, {"composition": {0: 1.0}}, r"composition: expected labels 1 ... 10, got 0"),
+        (10, {"composition": {1: 1.0, 11: 1.0}}, r"composition: expected labels 1 ... 10, got 11"),
+        (10, {"composition": {1: float("nan")}}, r"composition: expected finite weights, got \[nan\]"),
+        (10, {"composition": {}}, "one weight for each of 0 labels"),
+        (10, {"composition": {1: 1.0}, "labels": 2}, "composition: it brings the labels"),
+        (10, {"composition": {1: 1e30}}, "4 of 4 samples are not finite; lower the composition's weights"),
+        (0, {"composition": {1: 1.0}}, "composition: the model is unconditional"),
+    ],
+)
+def test_compositions_that_make_no_sense_are_refused(classes: int, request_: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make(f"data.num_classes={classes}").sample(4, **request_)
+
+
+def test_known_pixels_are_kept_in_every_batch() -> None:
+    model, image = make(), torch.rand(6, 1, 8, 8) * 2 - 1
+    left = torch.arange(8) < 4
+    x = model.sample(6, inpainting=Inpainting(image, left, num_rounds=2), seed=1)
+    assert x[..., :4].equal(image[..., :4]) and not x[..., 4:].equal(image[..., 4:])
+    assert model.sample(6, inpainting=Inpainting(image, ~left | left)).equal(image)
+    nothing = Inpainting(image, torch.zeros(8, dtype=torch.bool))
+    assert model.sample(6, inpainting=nothing, labels=2).equal(model.sample(6, labels=2))
+    with pytest.raises(ConfigError, match=r"inpainting: expected images \[5, 1, 8, 8\], got \[6, 1, 8, 8\]"):
+        model.sample(5, inpainting=nothing)
+
+
+def test_steps_and_their_size_may_differ_by_level() -> None:
+    model = make()
+
+    def drawn(**change: Any) -> torch.Tensor:
+        return model.sample(2, labels=1, sampling=model.config.sampling.model_copy(update=change))
+
+    assert drawn(num_steps=(3, 3), step_multiplier=(0.5, 0.5)).equal(drawn(num_steps=3, step_multiplier=0.5))
+    assert not drawn(num_steps=(3, 0)).equal(drawn(num_steps=(0, 3)))
+    assert not drawn(step_multiplier=(1.0, 2.0)).equal(drawn(step_multiplier=(2.0, 1.0)))
