@@ -44,7 +44,10 @@ OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the 
 @app.command()
 def prepare(
     source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="digits, checkerboard, folder, parquet or torchvision:NAME.")
+        str,
+        typer.Argument(
+            metavar="SOURCE", help="digits, checkerboard, gaussians, folder, parquet or torchvision:NAME."
+        ),
     ],
     uri: Annotated[str, typer.Argument(metavar="URI", help="Where to: a path, file:// or s3://bucket/key.")],
     path: PathOption = None,

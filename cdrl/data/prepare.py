@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from cdrl import storage
 from cdrl.data import images, manifest, order, sources
 from cdrl.data.manifest import Manifest, Shard, Split
+from cdrl.data.points import LAWS
 from cdrl.data.shards import write_shard
 from cdrl.errors import DataError, StorageError
 
@@ -25,7 +26,7 @@ Progress = Callable[[int, int], None]
 DEFAULT_HOLDOUT = {"digits": 500.0}  # the split on which the demonstration's figures were measured
 OTHER_HOLDOUT = 0.1
 SHARD_BYTES = 64 * 2**20  # also the scale of the memory that prepare needs
-HALVED = ("checkerboard", "torchvision")  # sources that bring a hold-out of their own
+HALVED = (*LAWS, "torchvision")  # sources that bring a hold-out of their own
 
 
 class Options(BaseModel):
@@ -78,7 +79,7 @@ def prepare(
     is written last, and a failure removes what was written.
 
     Args:
-        source: `digits`, `checkerboard`, `folder`, `parquet` or `torchvision:NAME`.
+        source: `digits`, `checkerboard`, `gaussians`, `folder`, `parquet` or `torchvision:NAME`.
         uri: a path, `file://` or `s3://`.
         overwrite: replace any dataset at `uri`, which stays readable until the new manifest stands.
 

@@ -3,6 +3,7 @@
 import glob
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cdrl.data import images, order
+from cdrl.data.points import LAWS
 from cdrl.errors import DataError
 
 __all__ = ["Example", "SOURCES", "Source", "open_source"]
@@ -53,12 +55,12 @@ class Request:
 def open_source(
     name: str, path: str | None = None, *, class_names: tuple[str, ...] | None = None, seed: int = 0, train: bool = True
 ) -> Source:
-    """Find a source by name: `digits`, `checkerboard`, `folder`, `parquet` or `torchvision:NAME`.
+    """Find a source by name: `digits`, `checkerboard`, `gaussians`, `folder`, `parquet` or `torchvision:NAME`.
 
     Args:
         path: file, folder or glob of `folder` and `parquet`; root folder of `torchvision`.
         class_names: names to go by, in this order; default: what the source knows or holds.
-        seed: of the order of `folder` and of the points of `checkerboard`.
+        seed: of the order of `folder` and of the points of `checkerboard` and `gaussians`.
         train: the training or the test half, of sources that have both.
 
     Raises:
@@ -86,16 +88,12 @@ def _digits(request: Request) -> Source:
 
 
 NUM_POINTS = 50_000
-SQUARE_SIDE = 4.0
-SQUARE_CORNERS = ((1, 0), (0, 1), (0, -1), (1, -2), (-1, -2), (-2, -1), (-1, 0), (-2, 1))  # lower left, in sides
 
 
-def _checkerboard(request: Request) -> Source:
-    """Points uniform over eight squares in the plane; as many again to hold out."""
-    _no_choice("checkerboard", request)
-    rng = np.random.default_rng([request.seed, 0 if request.train else 1])
-    corners = np.array(SQUARE_CORNERS)[rng.integers(len(SQUARE_CORNERS), size=NUM_POINTS)]
-    points = (SQUARE_SIDE * (corners + rng.random((NUM_POINTS, 2)))).astype(np.float32)
+def _points(name: str, request: Request) -> Source:
+    """Points of a known law in the plane; as many again to hold out."""
+    _no_choice(name, request)
+    points = LAWS[name].draw(NUM_POINTS, np.random.default_rng([request.seed, 0 if request.train else 1]))
     return Source((Example(f"point {row}", point, None) for row, point in enumerate(points)), (), NUM_POINTS)
 
 
@@ -222,7 +220,7 @@ def _torchvision(request: Request) -> Source:
 
 SOURCES: dict[str, Callable[[Request], Source]] = {
     "digits": _digits,
-    "checkerboard": _checkerboard,
+    **{name: partial(_points, name) for name in LAWS},
     "folder": _folder,
     "parquet": _parquet,
     "torchvision": _torchvision,
