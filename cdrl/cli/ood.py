@@ -93,7 +93,7 @@ def ood_table(card: "OodCard") -> Table:
     rows = [row for row in card.rows if row.level is not None]
     scores = list(dict.fromkeys(row.score for row in rows))
     cells = {(row.against, row.level, row.score): _cell(row.detection) for row in rows}
-    table = Table("against", "level", *scores, box=None)
+    table = Table("against", "level", *scores, box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for against in card.num_outliers:
         for level in dict.fromkeys(row.level for row in rows):
             table.add_row(_short(against), str(level), *(cells[against, level, score] for score in scores))
@@ -101,8 +101,8 @@ def ood_table(card: "OodCard") -> Table:
 
 
 def _cell(detection: "Detection") -> str:
-    areas = (detection.auroc, detection.auroc_error, detection.aupr)
-    return "{}±{} {}".format(*(f"{area:.3f}".removeprefix("0") for area in areas))
+    shown = (f"{detection.auroc:.3f}", f"{detection.auroc_error:.3f}", f"{detection.aupr:.2f}")
+    return "{}±{} {}".format(*(number.removeprefix("0") for number in shown))
 
 
 def _short(name: str) -> str:
