@@ -15,7 +15,7 @@ GAMMA = 0.6  # of the colours, so that faint mass is seen
 
 
 def density_plot(levels: list[LevelDensity]) -> Image.Image:
-    """A column per level, noisiest left; rows: exact density, model's density, samples on their way down."""
+    """A column per level, noisiest left; rows: exact density, model's density with both KL in nats, samples there."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -39,10 +39,10 @@ def density_plot(levels: list[LevelDensity]) -> Image.Image:
             axes.locator_params(nbins=4)
         column[0].set_title(f"level {level.level}", fontsize=11)
         if level.kl_nats is not None:
-            column[1].set_title(f"KL {level.kl_nats:.3f} nats", fontsize=9)
+            column[1].set_title(f"KL {level.kl_nats:.3f}, recovery {level.recovery_kl_nats:.3f}", fontsize=9)
         for axes, caption in zip(column[-len(captions) :], captions, strict=True):
             if level.mmd2 is not None:
-                axes.set_title(f"MMD² {1000 * level.mmd2[caption]:.2f}e-3", fontsize=9)
+                axes.set_title(f"1000 MMD² {1000 * level.mmd2[caption]:.2f}", fontsize=9)
     for axes, row in zip(panels[:, 0], rows, strict=True):
         axes.set_ylabel(row, fontsize=10)
     buffer = io.BytesIO()
