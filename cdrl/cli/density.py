@@ -74,7 +74,7 @@ def density(
 
 
 def _numbers(level: "LevelDensity") -> dict[str, Any]:
-    names = ("level", "half_side", "log_z_nats", "kl_nats", "recovery_kl_nats", "mmd2")
+    names = ("level", "half_side", "log_z_nats", "kl_nats", "recovery_kl_nats", "score_error", "mmd2")
     return {name: getattr(level, name) for name in names}
 
 
@@ -82,11 +82,12 @@ def _table(levels: "list[LevelDensity]") -> Table:
     """A row per level, noisiest first, as the sampler goes."""
     captions = list(levels[0].mmd2 or {})
     columns = [f"1000 MMD²\n{caption}" for caption in captions]
-    table = Table("level", "KL, nats", "recovery KL", "ln Z", *columns, box=None)
+    table = Table("level", "KL, nats", "recovery KL", "score error", *columns, box=None)
     for column in table.columns:
         column.justify = "right"
     for level in reversed(levels):
         distances = [f"{1000 * value:.2f}" for value in (level.mmd2 or {}).values()]
-        kl = ["-" if value is None else f"{value:.3f}" for value in (level.kl_nats, level.recovery_kl_nats)]
-        table.add_row(str(level.level), *kl, f"{level.log_z_nats:.2f}", *distances)
+        errors = (level.kl_nats, level.recovery_kl_nats, level.score_error)
+        shown = ["-" if value is None else f"{value:.3f}" for value in errors]
+        table.add_row(str(level.level), *shown, *distances)
     return table

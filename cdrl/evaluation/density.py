@@ -10,7 +10,9 @@ the second because both joint laws of (x_s, x_t) share the conditional of x_t. I
 minimises. Noise of std sigma_ts sees little of where the far modes stand relative to one another, so at the clean end
 the marginal may be wrong between distant modes while every conditional is right (spec section 3).
 
-Samples are compared with exact draws by MMD^2, the squared distance of mean embeddings under Gaussian kernels.
+The drift of a chain is compared by E |grad log q - grad log p|^2 / E |grad log p|^2 over exact draws of p, and samples
+are compared with exact draws by MMD^2, the squared distance of mean embeddings under
+Gaussian kernels.
 """
 
 import math
@@ -21,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cdrl.data.points import Law
+from cdrl.data.points import Law, score
 from cdrl.errors import ConfigError
 from cdrl.method.sampling import target_at
 from cdrl.model import Model
@@ -47,6 +49,7 @@ class LevelDensity:
         samples: caption -> (N, 2) x_s of that level on the samplers' way.
         kl_nats: KL(truth || model) of the marginals.
         recovery_kl_nats: the mean KL of the conditionals given x_t; at the top, where x_t is not used, the marginal's.
+        score_error: mean squared error of the model's score, relative to the law's own mean square.
         mmd2: caption -> MMD^2 of the samples against exact draws; "exact draws" has others of those, the floor.
     """
 
@@ -58,6 +61,7 @@ class LevelDensity:
     samples: dict[str, Tensor]
     kl_nats: float | None = None
     recovery_kl_nats: float | None = None
+    score_error: float | None = None
     mmd2: dict[str, float] | None = None
 
 
@@ -139,10 +143,22 @@ def _compare_level(
     x_0 = law.draw(2 * NUM_COMPARED, rng)
     exact = torch.from_numpy(alpha * x_0 + sigma * rng.standard_normal(x_0.shape)).float()
     reference, floor = exact.split(NUM_COMPARED)
+    exact_score = score(law, reference.double(), alpha, sigma)
+    error = _score(model, level, reference) - exact_score
+    score_error = (error.square().mean() / exact_score.square().mean()).item()
     compared = samples | {"exact draws": floor}
     mmd = {caption: mmd2(drawn[:NUM_COMPARED], reference) for caption, drawn in compared.items()}
     return LevelDensity(
-        level, half_side, log_z, q.view(shape), p.view(shape), samples | {"exact draws": exact}, kl, recovery_kl, mmd
+        level,
+        half_side,
+        log_z,
+        q.view(shape),
+        p.view(shape),
+        samples | {"exact draws": exact},
+        kl,
+        recovery_kl,
+        score_error,
+        mmd,
     )
 
 
@@ -163,6 +179,14 @@ def _log_density(model: Model, level: int, points: Tensor) -> Tensor:
     x = points.to(model.device, torch.float32)
     target = target_at(model.ladder, model.schedule, level, x)
     return target.log_prob(target.transition.scale * x).double().cpu()
+
+
+def _score(model: Model, level: int, x_s: Tensor) -> Tensor:
+    """(n, 2) gradient of the marginal's log-density at points x_s (n, 2), in float64."""
+    x = x_s.to(model.device, torch.float32)
+    target = target_at(model.ladder, model.schedule, level, x)
+    scale = target.transition.scale
+    return (scale * target.score(scale * x)).double().cpu()
 
 
 def _noise_on_grid(half_side: float, std: float) -> Tensor:

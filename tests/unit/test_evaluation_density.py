@@ -68,6 +68,7 @@ def test_a_model_that_is_the_law_is_at_distance_zero_and_its_chains_draw_from_it
         tr = model.schedule.transition(level.level, torch.zeros(1, dtype=torch.float64))
         assert level.kl_nats == pytest.approx(0, abs=1e-5)
         assert level.recovery_kl_nats == pytest.approx(0, abs=1e-5)
+        assert level.score_error == pytest.approx(0, abs=1e-4)
         assert level.log_z_nats == pytest.approx(2 * math.log(tr.scale), abs=1e-3)
         assert level.model.sum().item() == pytest.approx(1)
         assert level.mmd2 is not None and level.mmd2["exact draws"] < 1e-3
@@ -89,6 +90,7 @@ def test_the_distances_of_gaussians_are_their_closed_forms() -> None:
         assert level.kl_nats == pytest.approx(marginal, rel=1e-4)
         conditional = marginal if tr.is_top else marginal - kl(v + noise**2, w + noise**2)
         assert level.recovery_kl_nats == pytest.approx(conditional, rel=1e-3)
+        assert level.score_error == pytest.approx((1 - v / w) ** 2, rel=1e-3)
 
 
 def test_mmd_is_its_closed_form() -> None:
