@@ -11,8 +11,7 @@ minimises. Noise of std sigma_ts sees little of where the far modes stand relati
 the marginal may be wrong between distant modes while every conditional is right (spec section 3).
 
 The drift of a chain is compared by E |grad log q - grad log p|^2 / E |grad log p|^2 over exact draws of p, and samples
-are compared with exact draws by MMD^2, the squared distance of mean embeddings under
-Gaussian kernels.
+with exact draws by MMD^2, the squared distance of mean embeddings under Gaussian kernels.
 """
 
 import math
@@ -31,7 +30,7 @@ from cdrl.model import Model
 __all__ = ["LevelDensity", "check_plane", "compare", "mmd2"]
 
 RESOLUTION = 256  # cells along a side of the grid
-MARGIN = 1.1
+MARGIN = 1.1  # of the grid around the data
 NUM_COMPARED = 2_000  # samples of a side in MMD^2, whose cost grows with the square
 KERNEL_WIDTHS = (1, 1 / 4, 1 / 16)  # in units of the law's standard deviation: place, shape and edges
 
@@ -148,18 +147,8 @@ def _compare_level(
     score_error = (error.square().mean() / exact_score.square().mean()).item()
     compared = samples | {"exact draws": floor}
     mmd = {caption: mmd2(drawn[:NUM_COMPARED], reference) for caption, drawn in compared.items()}
-    return LevelDensity(
-        level,
-        half_side,
-        log_z,
-        q.view(shape),
-        p.view(shape),
-        samples | {"exact draws": exact},
-        kl,
-        recovery_kl,
-        score_error,
-        mmd,
-    )
+    densities = q.view(shape), p.view(shape)
+    return LevelDensity(level, half_side, log_z, *densities, samples, kl, recovery_kl, score_error, mmd)
 
 
 def _axis(half_side: float) -> Tensor:
@@ -196,7 +185,8 @@ def _noise_on_grid(half_side: float, std: float) -> Tensor:
 
 
 def _kl(p: Tensor, q: Tensor) -> float:
-    return (torch.xlogy(p, p) - torch.xlogy(p, q)).sum().item()
+    """KL(p || q) of cells; where q is too small for a float64, a lower bound."""
+    return (torch.xlogy(p, p) - torch.xlogy(p, q.clamp(min=1e-300))).sum().item()
 
 
 def mmd2(a: Tensor, b: Tensor) -> float:

@@ -21,7 +21,7 @@ def density_plot(levels: list[LevelDensity]) -> Image.Image:
 
     shown = levels[::-1]
     has_truth = shown[0].truth is not None
-    captions = [caption for caption in shown[0].samples if caption.startswith("K")]
+    captions = list(shown[0].samples)
     rows = ["exact density"] * has_truth + ["model exp(F)/Z", *(f"samples, {caption}" for caption in captions)]
     figure = Figure(figsize=(2.3 * len(shown) + 0.3, 2.35 * len(rows) + 0.3), layout="constrained")
     panels = figure.subplots(len(rows), len(shown), squeeze=False)
