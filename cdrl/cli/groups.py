@@ -2,7 +2,7 @@
 
 import typer
 
-from cdrl.cli import config, data, demo, density, evaluate, ood, registry, sample, schedule, train
+from cdrl.cli import chain, config, data, demo, density, evaluate, likelihood, ood, registry, sample, schedule, train
 
 __all__ = ["attach"]
 
@@ -19,3 +19,5 @@ def attach(app: typer.Typer) -> None:
     app.command()(demo.demo)
     app.command()(ood.ood)
     app.command()(density.density)
+    app.command()(likelihood.likelihood)
+    app.command()(chain.chain)

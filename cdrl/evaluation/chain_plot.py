@@ -1,0 +1,103 @@
+"""Long chains at a glance: what they look like after 1, 10, 100, ... steps, their acceptance and their density."""
+
+import io
+from typing import TYPE_CHECKING
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from cdrl.evaluation.long_chains import Chains, Kind, LevelChains
+from cdrl.pictures import to_uint8
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["chain_plot"]
+
+BLOCK_INCHES = 5.0
+NUM_BINS = 60
+COLOURS: dict[Kind, str] = {"conditional": "tab:blue", "marginal": "tab:orange"}
+
+
+def chain_plot(chains: Chains) -> Image.Image:
+    """A row per level: the snapshots of each kind, acceptance and change of the log-density along the steps."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    levels = sorted({each.row.level for each in chains.levels})
+    kinds = [kind for kind in COLOURS if any(each.row.kind == kind for each in chains.levels)]
+    by_place = {(each.row.level, each.row.kind): each for each in chains.levels}
+    num_columns = len(chains.levels[0].shown) + 2
+    is_image = chains.x_0.ndim == 4
+    height = BLOCK_INCHES * (len(chains.x_0) / num_columns if is_image else 1 / num_columns) + 0.7
+    width = BLOCK_INCHES * len(kinds) + 8
+    figure = Figure(figsize=(width, height * len(levels) + 0.5), layout="constrained")
+    ratios = [BLOCK_INCHES] * len(kinds) + [3.5, 3.5]
+    panels = figure.subplots(len(levels), len(kinds) + 2, squeeze=False, width_ratios=ratios)
+    for row, level in zip(panels, levels, strict=True):
+        for axes, kind in zip(row, kinds, strict=False):
+            if (level, kind) in by_place:
+                each = by_place[level, kind]
+                captions = ["$x_0$", "$x_t$", *map(_count, each.shown)]
+                _snapshots(axes, [chains.x_0, each.x_t, *each.snapshots], captions)
+                axes.set_title(f"level {level}, {kind}: $x_s$ after so many steps", fontsize=10)
+            else:
+                axes.text(0.5, 0.5, "no conditional at the top", ha="center", va="center", fontsize=10)
+                axes.axis("off")
+        here = [by_place[level, kind] for kind in kinds if (level, kind) in by_place]
+        _curves(row[-2], row[-1], here)
+    adjusted = "MALA" if chains.card.adjusted else "unadjusted Langevin"
+    figure.suptitle(f"{adjusted}, {chains.card.num_steps:,} steps at the step size of training")
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)
+    return Image.open(buffer).convert("RGB")
+
+
+def _snapshots(axes: "Axes", columns: list[Tensor], captions: list[str]) -> None:
+    """A chain a row, a snapshot a column; of points, each snapshot's cloud beside the one before."""
+    if columns[0].ndim == 4:
+        tiles = torch.stack([to_uint8(column) for column in columns], dim=1)  # (B, S, C, H, W)
+        rows, number, channels, side = tiles.shape[:4]
+        padded = torch.full((rows, number, channels, side + 1, side + 1), 128, dtype=torch.uint8)
+        padded[..., :side, :side] = tiles
+        picture = padded.permute(0, 3, 1, 4, 2).reshape(rows * (side + 1), number * (side + 1), channels)
+        axes.imshow(picture.expand(-1, -1, 3).numpy(), interpolation="nearest")
+        pitch, start = side + 1.0, side / 2
+    else:
+        reach = 1.2 * max(column.abs().max().item() for column in columns[:3])
+        pitch, start = 2 * reach, 0.0
+        for number, column in enumerate(columns):
+            inside = column[column.abs().amax(dim=1) < reach]
+            axes.scatter(inside[:, 0] + number * pitch, inside[:, 1], s=2, linewidths=0, color="black")
+        axes.set(xlim=(-reach, (len(columns) - 0.5) * pitch), ylim=(-reach, reach), aspect="equal")
+    axes.set_xticks([start + number * pitch for number in range(len(captions))], captions, fontsize=8)
+    axes.set_yticks([])
+
+
+def _curves(accepted: "Axes", density: "Axes", here: list[LevelChains]) -> None:
+    for each in here:
+        num_steps = len(each.acceptance)
+        edges = torch.logspace(0, torch.tensor(num_steps + 1.0).log10().item(), NUM_BINS).long().unique()
+        parts = [each.acceptance[a - 1 : b - 1].mean() for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        kind, colour = each.row.kind, COLOURS[each.row.kind]
+        accepted.plot(edges[:-1], parts, ".-", color=colour, label=kind)
+        steps = edges.clamp(max=num_steps)
+        density.plot(steps, each.log_prob[steps], color=colour, alpha=0.3, linewidth=0.7)
+        density.plot(steps, each.log_prob[steps].mean(dim=1), color=colour, label=kind)
+    accepted.set(xscale="log", ylim=(-0.03, 1.03))
+    accepted.set_title("Metropolis acceptance", fontsize=10)
+    density.set(xscale="log", yscale="symlog")
+    density.set_title("log-density less that at the start, nats", fontsize=10)
+    for axes in (accepted, density):
+        axes.set_xlabel("step", fontsize=8)
+        axes.tick_params(labelsize=8)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=7)
+
+
+def _count(number: int) -> str:
+    """0 is the start; thousands are k."""
+    if not number:
+        return "start"
+    return f"{number // 1000}k" if number >= 1000 and number % 1000 == 0 else str(number)
