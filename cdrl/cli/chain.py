@@ -91,9 +91,10 @@ def levels_of(text: str) -> list[int] | None:
 
 def _table(card: "ChainCard") -> Table:
     """Acceptance per level, with the change of the log-density."""
-    steps = f"{card.num_steps:,} {'MALA' if card.adjusted else 'Langevin'} steps, {card.num_chains} chains each"
-    table = Table(title=f"Metropolis acceptance at the step size of training, {steps}", box=None, title_justify="left")
-    titles = ("", "level", "logSNR", "step size", f"first {card.num_short}", "all", "last tenth", "log p gained, nats")
+    steps = f"{card.num_steps:,} {'MALA' if card.adjusted else 'Langevin'} steps of {card.num_chains} chains each"
+    title = f"Metropolis acceptance at the step size of training, and log p gained:\n{steps}"
+    table = Table(title=title, box=None, title_justify="left")
+    titles = ("", "level", "logSNR", "step size", f"first {card.num_short}", "all", "last tenth", "log p, nats")
     for title in titles:
         table.add_column(title, justify="right" if title else "left")
     for row in card.rows:

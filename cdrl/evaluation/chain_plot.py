@@ -17,6 +17,7 @@ __all__ = ["chain_plot"]
 
 BLOCK_INCHES = 5.0
 NUM_BINS = 60
+NUM_THIN = 8  # single chains drawn behind their mean
 COLOURS: dict[Kind, str] = {"conditional": "tab:blue", "marginal": "tab:orange"}
 
 
@@ -83,7 +84,7 @@ def _curves(accepted: "Axes", density: "Axes", here: list[LevelChains]) -> None:
         kind, colour = each.row.kind, COLOURS[each.row.kind]
         accepted.plot(edges[:-1], parts, ".-", color=colour, label=kind)
         steps = edges.clamp(max=num_steps)
-        density.plot(steps, each.log_prob[steps], color=colour, alpha=0.3, linewidth=0.7)
+        density.plot(steps, each.log_prob[steps, :NUM_THIN], color=colour, alpha=0.3, linewidth=0.7)
         density.plot(steps, each.log_prob[steps].mean(dim=1), color=colour, label=kind)
     accepted.set(xscale="log", ylim=(-0.03, 1.03))
     accepted.set_title("Metropolis acceptance", fontsize=10)

@@ -9,16 +9,18 @@ import torch
 from PIL import Image
 
 from cdrl.cli import main
-from cdrl.config import override
+from cdrl.config import override, validate
+from cdrl.data.prepare import Options, prepare
 from cdrl.errors import ConfigError
 from cdrl.evaluation.chain_plot import chain_plot
 from cdrl.evaluation.held_out import held_out
+from cdrl.evaluation.likelihood import evaluate_likelihood
 from cdrl.evaluation.long_chains import ChainCard, run_chains
 from cdrl.method.langevin import langevin
 from cdrl.method.rng import Rng
 from cdrl.method.sampling import target_at
 from cdrl.model import Model
-from tests.evaluation_parts import digits, tiny_config, tiny_model
+from tests.evaluation_parts import TINY, digits, tiny_config, tiny_model
 
 TOP = 2
 
@@ -107,7 +109,7 @@ def test_the_command(
     with pytest.raises(SystemExit) as done:
         main()
     told = capsys.readouterr().out
-    assert not done.value.code and "Metropolis acceptance at the step size of training, 3 MALA steps" in told
+    assert not done.value.code and "3 MALA steps of 2 chains each" in told
     card = ChainCard.model_validate_json(place.with_suffix(".json").read_text())
     assert [(row.kind, row.level) for row in card.rows] == [
         (kind, level) for kind in ("conditional", "marginal") for level in (0, 1)
@@ -138,3 +140,18 @@ def test_the_command_refuses(
     line = capsys.readouterr().err
     assert done.value.code == 2 and line.count("\n") == 1 and message in line
     assert not list(tmp_path.iterdir())
+
+
+def test_points_are_drawn_as_clouds_and_measured_in_nats(tmp_path: Path) -> None:
+    prepare("checkerboard", str(tmp_path / "data"), Options(limit=400, holdout=100))
+    sections = {
+        "data": {"uri": str(tmp_path / "data"), "shape": [2], "num_classes": 0, "cache": str(tmp_path)},
+        "energy": {"kind": "mlp", "width": 8, "multipliers": [1], "num_blocks": 1, "base_measure": 0.1},
+        "initializer": {"kind": "mlp", "width": 8, "groups": 2},
+    }
+    model = Model.load(tiny_model(validate(TINY | sections, where="test"), tmp_path / "model"))
+    chains = run_chains(model, num_steps=10, num_chains=90)
+    assert chains.levels[0].snapshots.shape == (3, 90, 2) and chain_plot(chains).width > 500
+    card = evaluate_likelihood(model, num_chains=30, num_temperatures=10, num_relaxing=1).card
+    assert (card.num_dims, card.num_values, card.forward.bits_per_dim, card.noise_bits_per_dim) == (2, None, None, None)
+    assert card.forward.nll_nats > 0
