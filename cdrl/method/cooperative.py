@@ -115,7 +115,7 @@ def cooperative_step(
     else:
         y_neg = formulation.chain(target, y_init.detach(), num_steps=num_steps, rng=rng)
 
-    f_pos, f_neg = f(torch.cat([y_pos, y_neg])).chunk(2)
+    f_pos, f_neg = f.both(y_pos, y_neg)
     loss_energy = (tr.loss_weight.flatten() * (f_neg - f_pos)).mean()
     moved = (y_neg - y_init).flatten(1)
     loss_initializer = moved.square().sum(dim=1).mean()

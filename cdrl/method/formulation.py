@@ -8,6 +8,7 @@ the net itself: spectral norms and level embedding in every forward, autograd fo
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from torch import Tensor, nn
@@ -21,10 +22,14 @@ class BatchEnergy(Protocol):
     """f of a batch of B rows, each at its level and with its label."""
 
     def __call__(self, y: Tensor) -> Tensor:
-        """f of n batches one after the other: (n B, ...) -> (n B,), differentiable in y and in the net."""
+        """f (B,) of a batch (B, ...), differentiable in y and in the net."""
 
-    def gradient(self, y: Tensor) -> Tensor:
-        """grad_y f of one batch, like y (B, ...), without a graph."""
+    def both(self, y_pos: Tensor, y_neg: Tensor) -> tuple[Tensor, Tensor]:
+        """f of two batches, each (B, ...) -> (B,)."""
+
+    @property
+    def gradient(self) -> Callable[[Tensor], Tensor]:
+        """y -> grad_y f of one batch, like y (B, ...), without a graph."""
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of a scalar made of this f to the net's parameters; once."""
@@ -57,13 +62,15 @@ class PlainEnergy:
     label: Tensor | None
 
     def __call__(self, y: Tensor) -> Tensor:
-        times = len(y) // len(self.logsnr)
-        label = None if self.label is None else self.label.repeat(times)
-        f: Tensor = self.net(y, self.logsnr.repeat(times), label)
+        f: Tensor = self.net(y, self.logsnr, self.label)
         return f
 
-    def gradient(self, y: Tensor) -> Tensor:
-        return input_gradient(self, y)
+    def both(self, y_pos: Tensor, y_neg: Tensor) -> tuple[Tensor, Tensor]:
+        return self(y_pos), self(y_neg)
+
+    @property
+    def gradient(self) -> Callable[[Tensor], Tensor]:
+        return partial(input_gradient, self)
 
     def backward(self, loss: Tensor) -> None:
         loss.backward()

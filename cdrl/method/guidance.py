@@ -102,8 +102,21 @@ class _WeightedEnergy:
     def __call__(self, y: Tensor) -> Tensor:
         return self.condition.combine(self.f(self.condition.repeat(y)))
 
-    def gradient(self, y: Tensor) -> Tensor:
-        return self.condition.combine(self.f.gradient(self.condition.repeat(y)))
+    def both(self, y_pos: Tensor, y_neg: Tensor) -> tuple[Tensor, Tensor]:
+        return self(y_pos), self(y_neg)
+
+    @property
+    def gradient(self) -> "_WeightedGradient":
+        return _WeightedGradient(self.f.gradient, self.condition)
 
     def backward(self, loss: Tensor) -> None:
         self.f.backward(loss)
+
+
+@dataclass(frozen=True)
+class _WeightedGradient:
+    of: Callable[[Tensor], Tensor]
+    condition: Condition
+
+    def __call__(self, y: Tensor) -> Tensor:
+        return self.condition.combine(self.of(self.condition.repeat(y)))

@@ -11,6 +11,7 @@ level: the step size cancels, and that is why f/step_size is the log-density.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -50,12 +51,22 @@ class RecoveryTarget:
 
     def drift(self, y: Tensor) -> Tensor:
         """(step_size/2) grad_y log p, like y: 1/2 grad f from the network, the Gaussian parts in closed form."""
-        tr = self.transition
         gradient = input_gradient(self.f, y) if self.gradient is None else self.gradient(y)
-        pull = self.base_measure * y / tr.scale**2
+        drift = 0.5 * gradient
         if self.x_t is not None:
-            pull = pull + (1 - tr.is_top) * (y - self.x_t) / tr.sigma_ts**2
-        return 0.5 * gradient - 0.5 * tr.step_size * pull
+            drift = drift - self._to_x_t * (y - self.x_t)
+        if self.base_measure:
+            drift = drift - self._to_base * y
+        return drift
+
+    @cached_property
+    def _to_x_t(self) -> Tensor:
+        tr = self.transition
+        return 0.5 * tr.step_size * (1 - tr.is_top) / tr.sigma_ts**2
+
+    @cached_property
+    def _to_base(self) -> Tensor:
+        return 0.5 * self.transition.step_size * self.base_measure / self.transition.scale**2
 
     def score(self, y: Tensor) -> Tensor:
         """grad_y log p, like y."""
@@ -114,7 +125,7 @@ def langevin(
     """
     noise_std = target.transition.step_size.sqrt() * (step_multiplier * noise_scale)
     for step in range(num_steps):
-        y = y + step_multiplier**2 * target.drift(y) + noise_std * rng.normal(y)
+        y = torch.add(y, target.drift(y), alpha=step_multiplier**2).addcmul(noise_std, rng.normal(y))
         if constrain is not None:
             y = constrain(y)
         if record is not None:

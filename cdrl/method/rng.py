@@ -35,13 +35,13 @@ class Rng:
         """Standard normal noise of the shape, dtype and device of `like` (B, ...)."""
         shape = self._chunk_shape(like)
         draws = [torch.randn(shape, dtype=like.dtype, device=like.device, generator=g) for g in self._generators]
-        return torch.cat(draws)
+        return torch.cat(draws) if len(draws) > 1 else draws[0]
 
     def uniform(self, like: Tensor) -> Tensor:
         """Uniform numbers in [0, 1) of the shape, dtype and device of `like` (B, ...)."""
         shape = self._chunk_shape(like)
         draws = [torch.rand(shape, dtype=like.dtype, device=like.device, generator=g) for g in self._generators]
-        return torch.cat(draws)
+        return torch.cat(draws) if len(draws) > 1 else draws[0]
 
     def _chunk_shape(self, like: Tensor) -> list[int]:
         count, remainder = divmod(len(like), len(self._generators))

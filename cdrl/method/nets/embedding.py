@@ -1,14 +1,15 @@
 """Noise level and class label as vectors. Always float32 or wider: sin(1000 u) breaks in half precision (trap 11)."""
 
 import math
+from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from cdrl.errors import ConfigError
 
-__all__ = ["check_width", "one_hot_label", "sinusoid"]
+__all__ = ["LinearMap", "check_width", "one_hot_label", "sinusoid"]
 
 
 def check_width(width: int, setting: str) -> None:
@@ -37,7 +38,18 @@ def sinusoid(logsnr: Tensor, width: int) -> Tensor:
     return torch.cat([phase.sin(), phase.cos()], dim=1)
 
 
-def one_hot_label(layer: nn.Linear | None, label: Tensor | None, like: Tensor) -> Tensor | float:
+class LinearMap(Protocol):
+    """`nn.Linear`, or its prepared weights."""
+
+    @property
+    def in_features(self) -> int:
+        """Width of the input."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(B, in) -> (B, out)."""
+
+
+def one_hot_label(layer: LinearMap | None, label: Tensor | None, like: Tensor) -> Tensor | float:
     """The label's part of an embedding: `layer` of the one-hot of 0 (none) ... C; 0.0 for an unconditional net.
 
     Args:

@@ -31,7 +31,7 @@ def dropout(x: Tensor, probability: float, rng: Rng | None) -> Tensor:
     """Dropout whose mask is part of the keyed randomness; without `rng` it is the identity."""
     if rng is None or probability == 0:
         return x
-    return x * (rng.uniform(x) >= probability) / (1 - probability)
+    return x * ((rng.uniform(x) >= probability) / (1 - probability))
 
 
 class ResBlock(nn.Module):
@@ -73,7 +73,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         batch, width, rows, columns = x.shape
         qkv = self.qkv(self.norm(x)).reshape(batch, 3, 1, width, rows * columns).transpose(-1, -2)
-        q, k, v = qkv.unbind(1)  # each (B, 1, H*W, C)
+        q, k, v = qkv.contiguous().unbind(1)  # each (B, 1, H*W, C); fused attention wants whole rows
         mixed = functional.scaled_dot_product_attention(q, k, v)
         return x + self.out(mixed.transpose(-1, -2).reshape(batch, width, rows, columns))
 

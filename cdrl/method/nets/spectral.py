@@ -30,20 +30,12 @@ class SpectralNorm(nn.Module):
         matrix = weight.detach().flatten(1)
         self.register_buffer("u", functional.normalize(torch.randn_like(matrix[:, 0]), dim=0))
         self.register_buffer("v", functional.normalize(torch.randn_like(matrix[0]), dim=0))
-        self.iterate(weight, NUM_WARMUP_ITERATIONS)
+        _iterate([matrix], [self.u], [self.v], NUM_WARMUP_ITERATIONS)
 
     def forward(self, weight: Tensor) -> Tensor:
         """The normalised weight; differentiable in the weight, with u and v constant."""
         sigma = torch.dot(self.u, weight.flatten(1).mv(self.v))
         return weight / sigma
-
-    @torch.no_grad()
-    def iterate(self, weight: Tensor, num_iterations: int) -> None:
-        """Move v, then u, towards the leading singular vectors."""
-        matrix = weight.flatten(1)
-        for _ in range(num_iterations):
-            self.v.copy_(functional.normalize(matrix.t().mv(self.u), dim=0))
-            self.u.copy_(functional.normalize(matrix.mv(self.v), dim=0))
 
 
 def spectral(layer: Layer) -> Layer:
@@ -56,9 +48,30 @@ def spectral(layer: Layer) -> Layer:
 
 def power_iterate(net: nn.Module, num_iterations: int = 1) -> int:
     """Run power iterations on every normalised layer; returns how many layers there are."""
-    weights = [module for module in net.modules() if isinstance(module, parametrize.ParametrizationList)]
-    for weight in weights:
-        norm = weight[0]
-        assert isinstance(norm, SpectralNorm)
-        norm.iterate(weight.original, num_iterations)
-    return len(weights)
+    matrices, us, vs = [], [], []
+    for module in net.modules():
+        if isinstance(module, parametrize.ParametrizationList):
+            norm = module[0]
+            assert isinstance(norm, SpectralNorm)
+            matrices.append(module.original.detach().flatten(1))
+            us.append(norm.u)
+            vs.append(norm.v)
+    if matrices:
+        _iterate(matrices, us, vs, num_iterations)
+    return len(matrices)
+
+
+@torch.no_grad()
+def _iterate(matrices: list[Tensor], us: list[Tensor], vs: list[Tensor], num_iterations: int) -> None:
+    """Move each v, then each u, towards the leading singular vectors; all layers together, to launch few kernels."""
+    for _ in range(num_iterations):
+        _move(vs, [matrix.t() for matrix in matrices], us)
+        _move(us, matrices, vs)
+
+
+def _move(vectors: list[Tensor], matrices: list[Tensor], others: list[Tensor]) -> None:
+    for vector, matrix, other in zip(vectors, matrices, others, strict=True):
+        torch.mv(matrix, other, out=vector)
+    lengths = torch._foreach_norm(vectors)
+    torch._foreach_clamp_min_(lengths, 1e-12)  # a zero matrix stays zero
+    torch._foreach_div_(vectors, lengths)

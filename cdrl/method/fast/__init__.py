@@ -1,0 +1,99 @@
+r"""The same mathematics for speed: `Fast` is a `Formulation` that agrees with `Plain` in float64 to rounding.
+
+What differs, each in one place and each a switch:
+
+    weights     one normalisation, folding and level projection for a whole chain and both losses (weights.py)
+    gradient    written by hand, so that it is no autograd graph, compiles and captures (network.py)
+    graph       the K steps of a chain as one CUDA graph (graph.py)
+    precision   of the chain, of the losses and of the initializer (precision.py); spectral norms, embeddings, the sum
+                over features, the chain's state, optimizer and average always stay in float32
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+import torch
+from torch import Tensor, nn
+
+from cdrl.method.fast import network
+from cdrl.method.fast.energy import FastEnergy, Network
+from cdrl.method.fast.graph import GraphedChain
+from cdrl.method.fast.precision import Precision, dtype_of
+from cdrl.method.fast.tensors import map_tensors
+from cdrl.method.fast.weights import EnergyWeights, Folded, fold
+from cdrl.method.formulation import Prepared
+from cdrl.method.langevin import Chain, langevin
+from cdrl.method.nets import EnergyNet
+
+__all__ = ["Fast", "Precision"]
+
+
+@dataclass(frozen=True, eq=False)
+class Fast:
+    """The fast formulation.
+
+    Args:
+        chain_precision: of the convolutions of a chain's gradient.
+        loss_precision: of those of the positive and negative passes.
+        initializer_precision: of the initializer's; fp16 is not offered, since its loss is a sum over pixels.
+        compile: compile value and gradient, once for each shape.
+        graph: capture chains as CUDA graphs.
+        channels_last: memory format of images and convolution weights.
+        fold_pooling: average pooling as part of the convolution before it.
+    """
+
+    chain_precision: Precision = "fp32"
+    loss_precision: Precision = "fp32"
+    initializer_precision: Precision = "fp32"
+    compile: bool = False
+    graph: bool = False
+    channels_last: bool = True
+    fold_pooling: bool = True
+
+    @property
+    def loss_scale(self) -> float:
+        """Keeps small gradients inside the range of fp16; a power of two, so exact elsewhere."""
+        return 1024.0 if self.loss_precision == "fp16" else 1.0
+
+    @cached_property
+    def value(self) -> Network:
+        """f over prepared weights."""
+        return torch.compile(network.value, dynamic=False, fullgraph=True) if self.compile else network.value
+
+    @cached_property
+    def gradient(self) -> Network:
+        """grad f over prepared weights."""
+        return torch.compile(network.gradient, dynamic=False, fullgraph=True) if self.compile else network.gradient
+
+    @cached_property
+    def chain(self) -> Chain:
+        """Langevin's loop."""
+        return GraphedChain() if self.graph else langevin
+
+    def prepare(self, net: nn.Module) -> Prepared:
+        """Normalise and fold the weights of an energy net, once.
+
+        Raises:
+            TypeError: another kind of net; the plain formulation takes any.
+        """
+        if not isinstance(net, EnergyNet):
+            raise TypeError(f"the fast formulation is that of EnergyNet, got {type(net).__name__}")
+        return partial(self._at, fold(net, fold_pooling=self.fold_pooling, channels_last=self.channels_last))
+
+    def _at(self, folded: Folded, logsnr: Tensor, label: Tensor | None) -> FastEnergy:
+        return FastEnergy(folded.at(logsnr, label), folded.net.patch, self)
+
+    def initializer(self) -> AbstractContextManager[object]:
+        """The precision in which the initializer runs."""
+        if self.initializer_precision == "bf16":
+            return torch.autocast("cuda" if torch.cuda.is_available() else "cpu", torch.bfloat16)
+        return nullcontext()
+
+    def cast(self, weights: EnergyWeights, precision: Precision) -> EnergyWeights:
+        """Weights in the format of a pass; the head's stay, since features are summed and weighed in float32."""
+        dtype = dtype_of(precision)
+
+        if dtype is None:
+            return weights
+        return map_tensors(weights, lambda weight: weight.to(dtype))._replace(top=weights.top)

@@ -1,0 +1,115 @@
+r"""f and its input gradient as pure functions of prepared weights.
+
+The net is piecewise linear in y, so the gradient is the same walk backwards: where the forward pass leaves an
+activation, the backward pass takes its slope. Nothing here asks for a parameter's gradient, and nothing is data
+dependent, so `gradient` compiles as a whole and captures into a CUDA graph.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from cdrl.method.fast.weights import BlockWeights, EnergyWeights
+
+__all__ = ["gradient", "value"]
+
+SLOPE = 0.2
+
+
+def value(y: Tensor, weights: EnergyWeights, patch: int) -> Tensor:
+    """f (n B,) of n batches one after the other, (n B, ...); differentiable in y and in the weights."""
+    times = len(y) // len(weights.stages[0][0].shift)
+    h = _layer(_unshuffle(y, patch), weights.stem, weights.stem_bias)
+    for number, stage in enumerate(weights.stages):
+        h = _pool(h, weights.stages[number - 1][-1]) if number else h
+        for block in stage:
+            shift = block.shift.repeat(times, 1)
+            u = functional.leaky_relu(_layer(functional.leaky_relu(h, SLOPE), block.conv1) + _space(shift, h), SLOPE)
+            h = _layer(u, block.conv2, block.bias2) + _shortcut(h, block)
+    features = functional.relu(h).to(weights.top.dtype)
+    features = features if features.ndim == 2 else features.sum(dim=(2, 3))
+    top = weights.top if len(weights.top) == 1 else weights.top.repeat(times, 1)
+    return (features * top).sum(dim=1)
+
+
+def gradient(y: Tensor, weights: EnergyWeights, patch: int) -> Tensor:
+    """grad_y f, like y (B, ...), by hand; call it without autograd. The weights' precision is that of the walk."""
+    kept: list[tuple[Tensor, Tensor]] = []
+    h = _layer(_unshuffle(y, patch), weights.stem, weights.stem_bias)
+    for number, stage in enumerate(weights.stages):
+        h = _pool(h, weights.stages[number - 1][-1]) if number else h
+        for block in stage:
+            a = functional.leaky_relu(h, SLOPE)
+            u = functional.leaky_relu_(_layer(a, block.conv1).add_(_space(block.shift, h)), SLOPE)
+            h = _layer(u, block.conv2, block.bias2).add_(_shortcut(h, block))
+            kept.append((a, u))
+    g = torch.where(h > 0, _space(weights.top.to(h.dtype), h), 0)
+    for number, stage in reversed(list(enumerate(weights.stages))):
+        for block in reversed(stage):
+            a, u = kept.pop()
+            inner = _slope(_transposed(g, block.conv2), u)
+            inner = _slope(_transposed(inner, block.conv1), a)
+            g = inner.add_(_shortcut_transposed(g, block, u))
+        g = _pool_transposed(g, weights.stages[number - 1][-1], kept[-1][1]) if number else g
+    return _shuffle(_transposed(g, weights.stem), patch)
+
+
+def _layer(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """A linear map, a 3x3 convolution, or a 4x4 one of stride 2, by the weight's shape; padding 1."""
+    if weight.ndim == 2:
+        return functional.linear(x, weight, bias)
+    return functional.conv2d(x, weight, bias, stride=weight.shape[-1] - 2, padding=1)
+
+
+def _transposed(g: Tensor, weight: Tensor) -> Tensor:
+    """The transpose of `_layer`."""
+    if weight.ndim == 2:
+        return g @ weight
+    return functional.conv_transpose2d(g, weight, stride=weight.shape[-1] - 2, padding=1)
+
+
+def _shortcut(h: Tensor, block: BlockWeights) -> Tensor:
+    if block.shortcut is not None:
+        return _layer(h, block.shortcut)
+    return functional.avg_pool2d(h, 2) if _pools(block) else h
+
+
+def _shortcut_transposed(g: Tensor, block: BlockWeights, like: Tensor) -> Tensor:
+    if block.shortcut is not None:
+        return _transposed(g, block.shortcut)
+    return _spread(g, like) if _pools(block) else g
+
+
+def _pools(block: BlockWeights) -> bool:
+    """Whether the pooling after this block is folded into it."""
+    return block.conv2.shape[-1] == 4 and block.conv2.ndim == 4
+
+
+def _pool(h: Tensor, before: BlockWeights) -> Tensor:
+    return h if h.ndim == 2 or _pools(before) else functional.avg_pool2d(h, 2)
+
+
+def _pool_transposed(g: Tensor, before: BlockWeights, like: Tensor) -> Tensor:
+    return g if g.ndim == 2 or _pools(before) else _spread(g, like)
+
+
+def _spread(g: Tensor, like: Tensor) -> Tensor:
+    """The transpose of 2x2 average pooling; `like` (B, C, H, W) has the shape of the result."""
+    return torch.ops.aten.avg_pool2d_backward(g, like, [2, 2], [2, 2], [0, 0], False, True, None)
+
+
+def _slope(g: Tensor, activated: Tensor) -> Tensor:
+    """g times the slope of the leaky ReLU whose result is `activated`."""
+    return torch.ops.aten.leaky_relu_backward(g, activated, SLOPE, True)
+
+
+def _space(rows: Tensor, like: Tensor) -> Tensor:
+    return rows if like.ndim == 2 else rows[:, :, None, None]
+
+
+def _unshuffle(y: Tensor, patch: int) -> Tensor:
+    return functional.pixel_unshuffle(y, patch) if patch > 1 else y
+
+
+def _shuffle(g: Tensor, patch: int) -> Tensor:
+    return functional.pixel_shuffle(g, patch) if patch > 1 else g
