@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cdrl.evaluation.evaluate import Progress
     from cdrl.evaluation.protocol import ScoreCard, Scores
 
-__all__ = ["evaluate", "score_table", "showing_progress"]
+__all__ = ["cells", "evaluate", "score_table", "showing_progress"]
 
 
 def evaluate(
@@ -54,14 +54,14 @@ def score_table(card: "ScoreCard") -> Table:
     for column in table.columns[1:]:
         column.justify = "right"
     num_images = str(card.protocol.num_generated)
-    table.add_row(f"K = {card.protocol.sampling.steps_text}", *_cells(card.scores), num_images)
+    table.add_row(f"K = {card.protocol.sampling.steps_text}", *cells(card.scores), num_images)
     if card.k0 is not None:
-        table.add_row("K = 0, initializer alone", *_cells(card.k0), num_images)
-    table.add_row("real images (floor)", *_cells(card.floor), str(card.num_floor))
+        table.add_row("K = 0, initializer alone", *cells(card.k0), num_images)
+    table.add_row("real images (floor)", *cells(card.floor), str(card.num_floor))
     return table
 
 
-def _cells(scores: "Scores") -> list[str]:
+def cells(scores: "Scores") -> list[str]:
     shares = [scores["precision"], scores["recall"], scores["label_accuracy"]]
     return [f"{scores['frechet']:.3f}", *("-" if share is None else f"{share:.3f}" for share in shares)]
 

@@ -2,7 +2,23 @@
 
 import typer
 
-from cdrl.cli import chain, config, data, demo, density, evaluate, likelihood, ood, registry, sample, schedule, train
+from cdrl.cli import (
+    chain,
+    compose,
+    config,
+    curve,
+    data,
+    demo,
+    density,
+    evaluate,
+    inpaint,
+    likelihood,
+    ood,
+    registry,
+    sample,
+    schedule,
+    train,
+)
 
 __all__ = ["attach"]
 
@@ -14,8 +30,11 @@ def attach(app: typer.Typer) -> None:
     app.add_typer(data.app, name="data")
     app.command()(train.train)
     app.command()(evaluate.evaluate)
+    app.command()(curve.curve)
     app.add_typer(registry.app, name="registry")
     app.command()(sample.sample)
+    app.command()(compose.compose)
+    app.command()(inpaint.inpaint)
     app.command()(demo.demo)
     app.command()(ood.ood)
     app.command()(density.density)

@@ -9,9 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cdrl.config import SamplingConfig
 
-__all__ = ["Protocol", "ScoreCard", "Scores", "comparable"]
+__all__ = ["Protocol", "ScoreCard", "ScoreName", "Scores", "comparable"]
 
-Scores = dict[Literal["frechet", "precision", "recall", "label_accuracy"], float | None]
+ScoreName = Literal["frechet", "precision", "recall", "label_accuracy"]
+Scores = dict[ScoreName, float | None]
 """`frechet` >= 0, lower is better; the others 0 ... 1, higher is better; `label_accuracy` None without labels."""
 
 

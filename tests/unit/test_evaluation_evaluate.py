@@ -12,6 +12,8 @@ from cdrl import config as configuration
 from cdrl.config import Config
 from cdrl.data.prepare import Options, prepare
 from cdrl.errors import ConfigError, DataError
+from cdrl.evaluation.curve import CurveCard, Setting, score_curve
+from cdrl.evaluation.curve_picture import curve_picture
 from cdrl.evaluation.evaluate import Evaluation, evaluate
 from cdrl.evaluation.generate import draw, reference_labels
 from cdrl.evaluation.protocol import ScoreCard
@@ -187,3 +189,43 @@ def test_overrides_of_a_finished_run(config: Config) -> None:
     assert json.loads(config.model_dump_json()) == json.loads(configuration.override(config, []).model_dump_json())
     with pytest.raises(ConfigError, match="evaluation.num_sample: unknown setting; did you mean 'num_samples'"):
         configuration.override(config, ["evaluation.num_sample=7"])
+
+
+def test_a_curve_starts_where_the_evaluation_is(evaluation: Evaluation, model: Path, config: Config) -> None:
+    """A point is what `evaluate` finds at that setting, protocol and all; the next differs in that setting alone."""
+    found = score_curve(model, config, "guidance", [0.0, 2.0], run_id="tiny-1", which="best")
+    first, second = found.card.points
+    assert (first.scores, first.protocol) == (evaluation.card.scores, evaluation.card.protocol)
+    assert second.scores != first.scores
+    assert second.protocol.sampling == config.sampling.model_copy(update={"guidance": 2.0})
+    assert second.protocol.model_copy(update={"sampling": config.sampling}) == first.protocol
+    assert (found.card.floor, found.card.model_digest) == (evaluation.card.floor, evaluation.card.model_digest)
+    assert CurveCard.model_validate_json(found.card.model_dump_json()) == found.card
+    assert [len(shown) for shown in found.shown] == [20, 20] and (found.shown[0] != found.shown[1]).any()
+    assert curve_picture(found).width > 1000
+
+
+def test_a_curve_over_steps_ends_at_the_initializer(evaluation: Evaluation, model: Path, config: Config) -> None:
+    without = configuration.override(config, ["sampling.denoise_scale=0"])
+    points = score_curve(model, without, "num_steps", [1, 0]).card.points
+    assert points[1].scores == evaluation.card.k0 and points[0].scores != points[1].scores
+
+
+@pytest.mark.parametrize(
+    ("setting", "values", "message"),
+    [
+        ("guidance", [1.0, 1.0], r"sampling.guidance: expected different values, got \[1.0, 1.0\]"),
+        ("guidance", [], "sampling.guidance: expected different values"),
+        ("guidance", [0.0, float("nan")], "sampling.guidance: Input should be a finite number"),
+        ("num_steps", [1, -1], "sampling.num_steps: Input should be greater than or equal to 0, got -1"),
+        ("step_multiplier", [0.0], "sampling.step_multiplier: Input should be greater than 0"),
+    ],
+)
+def test_curves_that_make_no_sense(
+    model: Path, config: Config, setting: Setting, values: list[float], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        score_curve(model, config, setting, values)
+    unconditional = configuration.override(config, ["data.num_classes=0"])
+    with pytest.raises(ConfigError, match="guidance: the model is unconditional"):
+        score_curve(model, unconditional, "guidance", [0.0, 1.0])
