@@ -17,16 +17,19 @@ __all__ = ["chain_plot"]
 
 BLOCK_INCHES = 5.0
 NUM_BINS = 60
+MAX_LEVELS = 10  # shown, evenly spread, where there are more
 NUM_THIN = 8  # single chains drawn behind their mean
 COLOURS: dict[Kind, str] = {"conditional": "tab:blue", "marginal": "tab:orange"}
 
 
 def chain_plot(chains: Chains) -> Image.Image:
-    """A row per level: the snapshots of each kind, acceptance and change of the log-density along the steps."""
+    """A row per level, ten at most: snapshots of each kind, acceptance and change of log p along the steps."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    levels = sorted({each.row.level for each in chains.levels})
+    present = sorted({each.row.level for each in chains.levels})
+    number = min(len(present), MAX_LEVELS)
+    levels = [present[round(place)] for place in torch.linspace(0, len(present) - 1, number).tolist()]
     kinds = [kind for kind in COLOURS if any(each.row.kind == kind for each in chains.levels)]
     by_place = {(each.row.level, each.row.kind): each for each in chains.levels}
     num_columns = len(chains.levels[0].shown) + 2
