@@ -3,14 +3,16 @@
 import torch
 from torch import Tensor
 
-from cdrl.config import Config, ScheduleConfig
+from cdrl.config import ComputeConfig, Config, ScheduleConfig
 from cdrl.errors import ConfigError
 from cdrl.method import schedule as schedules
+from cdrl.method.fast import Fast, Precision
+from cdrl.method.formulation import Formulation, Plain
 from cdrl.method.nets import EnergyNet, Initializer, PointInitializer
 from cdrl.method.pairs import Pair, PairLadder, groups_of_levels
 from cdrl.method.schedule import Schedule
 
-__all__ = ["build_ladder", "build_schedule", "check_buildable"]
+__all__ = ["build_formulation", "build_ladder", "build_schedule", "check_buildable"]
 
 
 def build_schedule(config: ScheduleConfig) -> Schedule:
@@ -26,6 +28,31 @@ def _logsnr(config: ScheduleConfig) -> Tensor:
     if config.family == "drl_t1k":
         return schedules.drl_t1k(config.num_levels)
     return schedules.cosine(config.num_levels, config.logsnr_max, config.logsnr_min, config.warp)
+
+
+def build_formulation(config: ComputeConfig, device: torch.device) -> Formulation:
+    """How f is computed on a device.
+
+    Raises:
+        ConfigError: a CUDA graph without CUDA.
+    """
+    is_cuda = device.type == "cuda"
+    if config.cuda_graph == "always" and not is_cuda:
+        raise ConfigError(f"compute.cuda_graph: always needs a CUDA device, got {device}; use auto or never")
+    if config.formulation == "plain":
+        return Plain()
+    is_hopper = is_cuda and torch.cuda.get_device_capability(device) >= (9, 0)
+    usual: Precision = "tf32" if is_cuda else "fp32"
+    chain: Precision = "fp16" if is_hopper else usual
+    return Fast(
+        chain_precision=chain if config.chain_precision == "auto" else config.chain_precision,
+        loss_precision=usual if config.loss_precision == "auto" else config.loss_precision,
+        initializer_precision=usual if config.initializer_precision == "auto" else config.initializer_precision,
+        compile=is_cuda if config.compile == "auto" else config.compile == "always",
+        graph=is_cuda and config.cuda_graph != "never",
+        channels_last=config.channels_last,
+        fold_pooling=config.fold_pooling,
+    )
 
 
 def build_ladder(config: Config) -> PairLadder:

@@ -20,9 +20,10 @@ from torch import Tensor
 
 from cdrl import __version__
 from cdrl import config as configuration
-from cdrl.build import build_ladder, build_schedule
-from cdrl.config import Config, SamplingConfig, tree_digest
+from cdrl.build import build_formulation, build_ladder, build_schedule
+from cdrl.config import ComputeConfig, Config, SamplingConfig, tree_digest
 from cdrl.errors import ConfigError, RegistryError
+from cdrl.method.formulation import Formulation
 from cdrl.method.guidance import Condition
 from cdrl.method.inpainting import Inpainting
 from cdrl.method.pairs import PairLadder
@@ -61,6 +62,7 @@ class Model:
         class_names: the name of label c is class_names[c - 1]; empty for unlabelled data.
         manifest_digest: SHA-256 of the training data's manifest.
         step: updates behind these weights.
+        compute: how samples are computed; not what was chosen for training, since the device may be another.
     """
 
     config: Config
@@ -68,11 +70,14 @@ class Model:
     class_names: tuple[str, ...]
     manifest_digest: str
     step: int
+    compute: ComputeConfig = ComputeConfig()
     schedule: Schedule = field(init=False)
+    formulation: Formulation = field(init=False)
     digest: str = field(init=False, default="")
 
     def __post_init__(self) -> None:
         self.schedule = build_schedule(self.config.schedule)
+        self.formulation = build_formulation(self.compute, self.device)
 
     @property
     def device(self) -> torch.device:
@@ -139,9 +144,9 @@ class Model:
                 pair.load_state_dict(load_tensors(directory / name, card.files[name]))
             except (RuntimeError, safetensors.SafetensorError) as error:
                 raise RegistryError(f"{directory / name}: does not fit the configuration: {_start(error)}") from None
+        ladder.to(device).requires_grad_(False)
         model = cls(config, ladder, card.class_names, card.manifest_digest, card.step)
         model.digest = hashlib.sha256(text.encode()).hexdigest()
-        ladder.to(device).requires_grad_(False)
         return model
 
     def label_of(self, name: str | None) -> int:
@@ -215,6 +220,7 @@ class Model:
             x_T = rng.normal(torch.empty(stop - start, *shape, device=self.device))
             rows = condition.rows(start, stop, self.device)
             common: dict[str, Any] = {"rng": rng, "condition": rows, "clamp": len(shape) == 3, "record": record}
+            common["formulation"] = self.formulation
             if inpainting is not None:
                 noise = Rng(seed, "known pixels", batch, device=self.device)
                 common["constraint"] = inpainting.constraint(start, stop, noise, like=x_T)

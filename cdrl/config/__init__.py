@@ -6,6 +6,7 @@
 from cdrl.config.resolve import load, override, presets, validate
 from cdrl.config.schema import (
     ClusterConfig,
+    ComputeConfig,
     Config,
     DataConfig,
     EnergyConfig,
@@ -22,6 +23,7 @@ from cdrl.config.schema import (
 
 __all__ = [
     "ClusterConfig",
+    "ComputeConfig",
     "Config",
     "DataConfig",
     "EnergyConfig",

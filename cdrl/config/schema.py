@@ -24,6 +24,7 @@ from cdrl.config.method import (
 
 __all__ = [
     "ClusterConfig",
+    "ComputeConfig",
     "Config",
     "DataConfig",
     "EnergyConfig",
@@ -78,6 +79,24 @@ class ClusterConfig(Section):
     max_failures: int = Field(3, ge=0, description="worker crashes that are ridden out")
 
 
+Switch = Literal["auto", "always", "never"]
+Precision = Literal["auto", "fp32", "tf32", "fp16", "bf16"]
+
+
+class ComputeConfig(Section):
+    """How the same mathematics is computed. No part of the run's identity; `auto` looks at the device."""
+
+    formulation: Literal["fast", "plain"] = Field("fast", description="prepared weights, or the net as it is written")
+    chain_precision: Precision = Field("auto", description="of a chain's gradient; auto: fp16 on Hopper, else tf32")
+    loss_precision: Precision = Field("auto", description="of the positive and negative passes; auto: tf32 on CUDA")
+    initializer_precision: Literal["auto", "fp32", "tf32", "bf16"] = Field("auto", description="auto: tf32 on CUDA")
+    compile: Switch = Field("auto", description="compile the energy net's value and gradient; auto: on CUDA")
+    cuda_graph: Switch = Field("auto", description="a chain as one CUDA graph; auto: on CUDA")
+    channels_last: bool = Field(True, description="memory format of convolutions")
+    fold_pooling: bool = Field(True, description="average pooling as part of the convolution before it")
+    images_on_device: Switch = Field("auto", description="keep training images there; auto: up to 2 GB on CUDA")
+
+
 class RunConfig(Section):
     """Where a run lives and how often it speaks. No part of the run's identity."""
 
@@ -124,6 +143,7 @@ class Config(Section):
     sampling: SamplingConfig = SamplingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     cluster: ClusterConfig = ClusterConfig()
+    compute: ComputeConfig = ComputeConfig()
     run: RunConfig = RunConfig()
     tracking: TrackingConfig = TrackingConfig()
 

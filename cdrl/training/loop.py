@@ -12,6 +12,7 @@ from cdrl.data.order import batch_flips, batch_indices
 from cdrl.method.cooperative import StepMetrics, Synchronise, cooperative_step, initializer_step
 from cdrl.method.rng import Rng
 from cdrl.pictures import from_uint8
+from cdrl.training.images import Images
 from cdrl.training.state import TrainState
 
 __all__ = ["Hooks", "train"]
@@ -42,8 +43,9 @@ def train(state: TrainState, dataset: Dataset, hooks: Hooks, synchronise: Synchr
     """
     config, run = state.config, state.config.run
     num_updates = config.training.num_updates
+    images = Images(dataset, state.device, config.compute.images_on_device)
     while state.step < num_updates:
-        x_0, label = _batch(state, dataset)
+        x_0, label = _batch(state, images)
         metrics = {number: _update(state, number, x_0, label, synchronise) for number in state.grid.pairs}
         state.step += 1
         last = state.step == num_updates
@@ -58,19 +60,19 @@ def train(state: TrainState, dataset: Dataset, hooks: Hooks, synchronise: Synchr
             break
 
 
-def _batch(state: TrainState, dataset: Dataset) -> tuple[Tensor, Tensor | None]:
+def _batch(state: TrainState, images: Images) -> tuple[Tensor, Tensor | None]:
     """This rank's chunks of the global batch of the coming update: x_0 (B, ...) and labels (B,) or None."""
     config = state.config
-    training, n = config.training, len(dataset)
+    training, n = config.training, len(images.dataset)
     size = training.batch_size // training.num_chunks
     mine = slice(state.grid.chunks.start * size, state.grid.chunks.stop * size)
     indices = batch_indices(training.seed, state.step, training.batch_size, n)[mine]
-    x_0 = torch.from_numpy(dataset.images(indices)).to(state.device)
+    x_0 = images(indices)
     x_0 = from_uint8(x_0) if x_0.dtype == torch.uint8 else x_0.to(torch.float32)
     if config.data.flip:
         flips = torch.from_numpy(batch_flips(training.seed, state.step, training.batch_size, n)[mine]).to(state.device)
         x_0 = torch.where(flips.view(-1, *[1] * (x_0.ndim - 1)), x_0.flip(-1), x_0)
-    label = torch.from_numpy(dataset.labels(indices)).to(state.device) if config.data.num_classes else None
+    label = torch.from_numpy(images.dataset.labels(indices)).to(state.device) if config.data.num_classes else None
     return x_0, label
 
 
@@ -90,6 +92,7 @@ def _update(
         "shared_noise": training.shared_noise,
         "clip_norm": training.clip_norm,
         "synchronise": synchronise,
+        "formulation": state.formulation,
     }
     batch = (pair, optimizers, state.schedule, x_0, level, label)
     if state.step < state.initializer_only_updates:

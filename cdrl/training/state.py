@@ -7,15 +7,16 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from cdrl.build import build_formulation, build_ladder, build_schedule
 from cdrl.config import Config, OptimizerConfig
 from cdrl.method.cooperative import Optimizers
 from cdrl.method.ema import update_average
+from cdrl.method.formulation import Formulation
 from cdrl.method.nets import power_iterate
 from cdrl.method.nets.spectral import NUM_WARMUP_ITERATIONS
 from cdrl.method.pairs import Pair, PairLadder
 from cdrl.method.rng import key_to_seed
 from cdrl.method.schedule import Schedule
-from cdrl.model import build_ladder, build_schedule
 from cdrl.training.grid import Grid
 
 __all__ = ["TrainState", "learning_rate"]
@@ -48,6 +49,7 @@ class TrainState:
     grid: Grid
     device: torch.device
     schedule: Schedule = field(init=False)
+    formulation: Formulation = field(init=False)
     ladder: PairLadder = field(init=False)
     average: PairLadder = field(init=False)
     optimizers: dict[int, Optimizers] = field(init=False)
@@ -55,6 +57,7 @@ class TrainState:
 
     def __post_init__(self) -> None:
         self.schedule = build_schedule(self.config.schedule)
+        self.formulation = build_formulation(self.config.compute, self.device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(key_to_seed(self.config.training.seed, "weights"))  # equal on every rank
             self.ladder = build_ladder(self.config).to(self.device)

@@ -68,7 +68,7 @@ def _work(config: Config, board: Any, score: Score | None) -> None:
     def averaged_model() -> Model:
         state.share_average()
         manifest = dataset.manifest
-        return Model(config, state.average, manifest.class_names, manifest.digest, state.step)
+        return Model(config, state.average, manifest.class_names, manifest.digest, state.step, state.config.compute)
 
     def post(kind: Any, content: dict[str, Any]) -> None:
         board.post.remote(Notice(kind, state.step, content))

@@ -5,8 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from cdrl.build import build_ladder, build_schedule, check_buildable
-from cdrl.config import load, presets
+from cdrl.build import build_formulation, build_ladder, build_schedule, check_buildable
+from cdrl.config import ComputeConfig, load, presets
+from cdrl.errors import ConfigError
+from cdrl.method.fast import Fast
+from cdrl.method.formulation import Plain
 from cdrl.model import Model
 from tests.training_parts import tiny_config
 
@@ -61,3 +64,18 @@ def test_drl_is_the_same_energy_net_under_another_configuration() -> None:
         assert one_shot.initializer is None and one_shot.training.num_steps == one_shot.sampling.num_steps == 0
         tr = build_schedule(one_shot.schedule).constants
         torch.testing.assert_close(tr.step_size, tr.sigma_ts**2)  # the draw moves by grad f itself
+
+
+def test_auto_is_exact_on_a_cpu_and_every_part_can_be_switched() -> None:
+    cpu = torch.device("cpu")
+    usual = build_formulation(ComputeConfig(), cpu)
+    assert isinstance(usual, Fast) and not usual.compile and not usual.graph
+    assert {usual.chain_precision, usual.loss_precision, usual.initializer_precision} == {"fp32"}
+    chosen = build_formulation(
+        ComputeConfig(compile="always", chain_precision="bf16", channels_last=False, fold_pooling=False), cpu
+    )
+    assert isinstance(chosen, Fast) and chosen.compile and chosen.chain_precision == "bf16"
+    assert not chosen.channels_last and not chosen.fold_pooling
+    assert isinstance(build_formulation(ComputeConfig(formulation="plain"), cpu), Plain)
+    with pytest.raises(ConfigError, match="compute.cuda_graph: always needs a CUDA device, got cpu; use auto or never"):
+        build_formulation(ComputeConfig(cuda_graph="always"), cpu)

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from cdrl import config as configuration
 from cdrl.cli import app, groups
-from cdrl.config import Config
+from cdrl.config import ComputeConfig, Config
 from cdrl.data import Dataset
 from cdrl.data.points import LAWS, Gaussians, Law
 from cdrl.data.prepare import Options, prepare
@@ -24,6 +24,8 @@ from cdrl.evaluation.density_plot import density_plot
 from cdrl.method.pairs import Pair, PairLadder
 from cdrl.method.schedule import Schedule
 from cdrl.model import Model, build_ladder
+
+PLAIN = ComputeConfig(formulation="plain")  # takes any net
 
 NUM_LEVELS = 3
 
@@ -48,7 +50,7 @@ class ExactEnergy(nn.Module):
 
 
 def exact_model(law: Law, config: Config) -> Model:
-    model = Model(config, build_ladder(config), (), "", 0)
+    model = Model(config, build_ladder(config), (), "", 0, PLAIN)
     model.ladder = PairLadder(
         [range(NUM_LEVELS)], partial(Pair, ExactEnergy(law, model.schedule), None)
     ).requires_grad_(False)
@@ -106,7 +108,7 @@ def test_mmd_is_its_closed_form() -> None:
 def test_without_a_law_the_models_density_stands_alone() -> None:
     torch.manual_seed(0)
     config = toy("sampling.num_steps=1")
-    levels = compare(Model(config, build_ladder(config), (), "", 0), None, 8.0, number=100)
+    levels = compare(Model(config, build_ladder(config), (), "", 0, PLAIN), None, 8.0, number=100)
     assert [level.level for level in levels] == [0, 1, 2]
     assert all(level.truth is level.kl_nats is level.recovery_kl_nats is level.mmd2 is None for level in levels)
     assert all(level.model.sum().item() == pytest.approx(1) for level in levels)
@@ -118,7 +120,7 @@ def test_without_a_law_the_models_density_stands_alone() -> None:
 def test_what_has_no_density_on_a_grid_is_refused(change: str) -> None:
     config = toy(change)
     with pytest.raises(ConfigError, match="needs unconditional points in the plane.*the model 'toy' has"):
-        compare(Model(config, build_ladder(config), (), "", 0), None, 8.0, number=100)
+        compare(Model(config, build_ladder(config), (), "", 0, PLAIN), None, 8.0, number=100)
 
 
 @pytest.fixture(scope="module")

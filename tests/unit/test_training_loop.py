@@ -42,8 +42,9 @@ def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
         ("pairs=per_level",),
         ("initializer=null", "training.shared_noise=false", "training.anchor=0"),
         ("data.num_classes=0", "training.initializer_only_fraction=0"),
+        ("compute.formulation=plain", "compute.images_on_device=always"),
     ],
-    ids=["shared", "per level", "DRL", "unconditional"],
+    ids=["shared", "per level", "DRL", "unconditional", "plain"],
 )
 @pytest.mark.parametrize("stop", [4, 8])
 def test_a_resumed_run_is_the_straight_run_bit_by_bit(
