@@ -14,7 +14,7 @@ from cdrl.pictures import sheet, to_uint8
 __all__ = ["animation", "labelled", "level_name", "path_sheet", "stacked", "trace_sheet"]
 
 GRAY = (64, 64, 64)  # as `cdrl.pictures.sheet` draws its lines
-MIN_SIDE = 48  # of an image in a sheet, in pixels
+MIN_SIDE, MOVING_SIDE = 48, 96  # of an image in a sheet and in an animation, in pixels
 LINE = 24
 MAX_STAGES = 32  # rows or columns of a trace; of more, as many evenly spread ones are shown
 MAX_FRAMES = 150
@@ -23,9 +23,11 @@ FRAME_MS, LAST_MS = 90, 2500
 Item = TypeVar("Item")
 
 
-def labelled(images: Tensor, rows: Sequence[str] = (), columns: Sequence[str] = (), *, title: str = "") -> Image.Image:
+def labelled(
+    images: Tensor, rows: Sequence[str] = (), columns: Sequence[str] = (), *, title: str = "", min_side: int = MIN_SIDE
+) -> Image.Image:
     """A sheet of uint8 images (R, C, channels, H, W) with a name beside each row, one above each column and a title."""
-    grid = sheet(images.flatten(0, 1), images.shape[1], min_side=MIN_SIDE)
+    grid = sheet(images.flatten(0, 1), images.shape[1], min_side=min_side)
     font = ImageFont.load_default(14)
     left = 16 + int(max(map(font.getlength, rows))) if rows else 0
     top = LINE * (bool(columns) + bool(title))
@@ -81,7 +83,7 @@ def animation(trace: Trace, columns: int) -> bytes:
         images = to_uint8(stage.x.cpu())
         missing = -len(images) % columns
         filled = torch.cat([images, torch.full_like(images[:1], GRAY[0]).expand(missing, *images.shape[1:])])
-        frames.append(labelled(filled.unflatten(0, (-1, columns)), title=name))
+        frames.append(labelled(filled.unflatten(0, (-1, columns)), title=name, min_side=MOVING_SIDE))
     buffer = io.BytesIO()
     durations = [FRAME_MS] * (len(frames) - 1) + [LAST_MS]
     frames[0].save(buffer, format="GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)

@@ -49,8 +49,8 @@ def inpaint(
         ),
     ] = "right",
     candidates: Annotated[int, typer.Option(min=1, help="Completions of each image.")] = 6,
-    rounds: Annotated[int, typer.Option(min=1, help="Times that each level is left; more agree better.")] = 1,
-    fresh_noise: Annotated[bool, typer.Option("--fresh-noise", help="New noise on known pixels each time.")] = False,
+    rounds: Annotated[int, typer.Option(min=1, help="Times that each level is left; more agree better.")] = 4,
+    fixed_noise: Annotated[bool, typer.Option("--fixed-noise", help="One noise on known pixels throughout.")] = False,
     label: Annotated[str | None, typer.Option(help="Class of all images; default: none.")] = None,
     own_label: Annotated[bool, typer.Option("--own-label", help="The class of each image in the dataset.")] = False,
     guidance: Annotated[float | None, typer.Option(metavar="W", help="w of classifier-free guidance.")] = None,
@@ -102,7 +102,7 @@ def inpaint(
         guidance=guidance,
     )
     images, masks, labels = (rows.repeat_interleave(candidates, dim=0) for rows in (x, known, classes))
-    request = Inpainting(images, masks, num_rounds=rounds, fresh_noise=fresh_noise)
+    request = Inpainting(images, masks, num_rounds=rounds, fresh_noise=not fixed_noise)
     with showing_progress() as progress:
         drawn = model.sample(
             len(images),

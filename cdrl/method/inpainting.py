@@ -34,10 +34,10 @@ class KnownPixels:
         image: x_0 (B, ...).
         mask: (B, ...) bool, True = known.
         rng: of the noise on the known pixels; another one than the sampler's, whose draws stay as they are.
-        fresh_noise: another eps each time a level is left; else one eps for the whole run.
+        fresh_noise: another eps each time a level is left, which completed digits better; else one for the whole run.
     """
 
-    def __init__(self, image: Tensor, mask: Tensor, rng: Rng, *, fresh_noise: bool = False) -> None:
+    def __init__(self, image: Tensor, mask: Tensor, rng: Rng, *, fresh_noise: bool = True) -> None:
         self._image, self._mask, self._rng, self._fresh_noise = image, mask, rng, fresh_noise
         self._noise = rng.normal(image)
 
@@ -75,7 +75,7 @@ class Inpainting:
     image: Tensor
     mask: Tensor
     num_rounds: int = 1
-    fresh_noise: bool = False
+    fresh_noise: bool = True
 
     def __post_init__(self) -> None:
         shape, found = list(self.image.shape), list(self.mask.shape)

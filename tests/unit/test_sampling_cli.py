@@ -170,7 +170,7 @@ def cell(picture: str, column: int, columns: int, row: int, rows: int) -> np.nda
     return inside[3:48:6, 3:48:6]
 
 
-@pytest.mark.parametrize("options", [[], ["--rounds", "2", "--fresh-noise"], ["--own-label", "--guidance", "1"]])
+@pytest.mark.parametrize("options", [[], ["--rounds", "2", "--fixed-noise"], ["--own-label", "--guidance", "1"]])
 def test_the_picture_shows_image_known_part_and_completions(cdrl: Cdrl, models: Path, options: list[str]) -> None:
     said = cdrl("inpaint", "images", "--from-data", 3, "--mask", "top", "--candidates", 2, *options)
     assert "2 completions of 3 images: out.png" in said and "hidden pixels differ from the original by" in said
