@@ -52,6 +52,7 @@ def build_formulation(config: ComputeConfig, device: torch.device) -> Formulatio
         graph=is_cuda and config.cuda_graph != "never",
         channels_last=config.channels_last,
         fold_pooling=config.fold_pooling,
+        device_type=device.type,
     )
 
 

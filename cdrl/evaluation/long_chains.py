@@ -21,7 +21,7 @@ from cdrl.errors import ConfigError
 from cdrl.evaluation.held_out import held_out
 from cdrl.evaluation.likelihood import check_levels, counter
 from cdrl.method.chains import LongRun, long_run
-from cdrl.method.formulation import Formulation, Plain
+from cdrl.method.formulation import Formulation
 from cdrl.method.guidance import Condition
 from cdrl.method.hmc import value_and_score
 from cdrl.method.langevin import RecoveryTarget
@@ -115,7 +115,6 @@ def run_chains(
     adjusted: bool = False,
     uri: str | None = None,
     seed: int = 0,
-    formulation: Formulation = Plain(),  # noqa: B008 - has no state
     progress: Progress | None = None,
 ) -> Chains:
     """Run long chains; a conditional model is given the classes of the data that they start from.
@@ -125,7 +124,6 @@ def run_chains(
         num_chains: at each level, of as many held-out images.
         adjusted: MALA in place of unadjusted Langevin.
         uri: where the model's dataset is; default: where it was when the model was trained.
-        formulation: how f is computed.
         progress: called with (what is done, steps done, steps in all).
 
     Raises:
@@ -148,7 +146,7 @@ def run_chains(
                 label = data.label if model.config.data.num_classes else None
                 batch = _Batch(model, x_0, label, mine, kind, Rng(seed, "chain", kind, mine[0], device=model.device))
                 counted = counter(report, f"{kind}, level {', '.join(map(str, mine))}", num_steps)
-                run = batch.run(formulation, num_steps, adjusted, counted)
+                run = batch.run(model.formulation, num_steps, adjusted, counted)
                 found += batch.by_level(run, model.config.training.num_steps)
     found.sort(key=lambda chains: (chains.row.kind, chains.row.level))
     card = ChainCard(

@@ -179,7 +179,13 @@ def _scored(
         label = torch.full((len(batch),), number, device=model.device) if model.config.data.num_classes else None
         rng = Rng(*key, len(parts), device=model.device)
         parts.append(
-            level_scores(model.ladder, model.schedule, level, batch, num_draws=num_draws, rng=rng, label=label)
+            level_scores(
+                *(model.ladder, model.schedule, level, batch),
+                num_draws=num_draws,
+                rng=rng,
+                label=label,
+                formulation=model.formulation,
+            )
         )
     return {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
 

@@ -10,6 +10,7 @@ lowers it on refined samples, the initializer moves its draw to where the chain 
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -123,7 +124,7 @@ def cooperative_step(
     if pair.initializer is not None:
         if anchor:
             loss_initializer = loss_initializer + anchor * _posterior_loss(mean, tr, x_0, x_t).mean()
-        losses["initializer"] = (pair.initializer, loss_initializer, torch.Tensor.backward)
+        losses["initializer"] = (pair.initializer, loss_initializer, partial(_backward, formulation))
     norms = _gradients(losses, clip_norm, synchronise)
     _refuse_divergence(level, step, torch.stack([f_pos, f_neg, moved.detach().square().sum(dim=1)]), norms)
 
@@ -168,7 +169,8 @@ def initializer_step(
         mean, _ = pair.propose(x_t, tr, Condition.guided(label), rng, dropout=rng)
     losses = _posterior_loss(mean, tr, x_0, x_t)
     loss = losses.mean()
-    norms = _gradients({"initializer": (pair.initializer, loss, torch.Tensor.backward)}, clip_norm, synchronise)
+    backward = partial(_backward, formulation)
+    norms = _gradients({"initializer": (pair.initializer, loss, backward)}, clip_norm, synchronise)
     _refuse_divergence(level, step, losses.detach()[None], norms)
     optimizers.initializer.step()
     return StepMetrics(loss_initializer=loss.detach(), grad_norm_initializer=norms["initializer"])
@@ -176,6 +178,11 @@ def initializer_step(
 
 def _posterior_loss(mean: Tensor, tr: Transition, x_0: Tensor, x_t: Tensor) -> Tensor:
     return (tr.scale * tr.posterior_mean(x_0, x_t) - mean).flatten(1).square().sum(dim=1)
+
+
+def _backward(formulation: Formulation, loss: Tensor) -> None:
+    with formulation.initializer():
+        loss.backward()
 
 
 def _gradients(

@@ -46,7 +46,7 @@ class Formulation(Protocol):
         """Whatever of `net` does not depend on the batch."""
 
     def initializer(self) -> AbstractContextManager[object]:
-        """The precision in which the initializer runs."""
+        """The precision in which the initializer runs, forward and backward."""
 
     @property
     def chain(self) -> Chain:

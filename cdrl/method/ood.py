@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from cdrl.errors import ConfigError, Diverged
+from cdrl.method.formulation import Formulation, Plain
 from cdrl.method.pairs import PairLadder
 from cdrl.method.rng import Rng
 from cdrl.method.sampling import target_at
@@ -34,6 +35,7 @@ def level_scores(
     num_draws: int,
     rng: Rng,
     label: Tensor | None = None,
+    formulation: Formulation = Plain(),  # noqa: B008 - has no state
 ) -> dict[str, Tensor]:
     """Score a batch at one level.
 
@@ -44,6 +46,7 @@ def level_scores(
         num_draws: noise draws that a score is the mean of; 0 = the noise's mean alone, y = scale alpha_s x_0.
         rng: randomness of the batch.
         label: (B,) classes, 0 = none.
+        formulation: how f is computed.
 
     Returns:
         `log_density` in nats up to a constant, and `gradient_norm`, (B,) each.
@@ -59,7 +62,7 @@ def level_scores(
     if not (finite := x_0.flatten(1).isfinite().all(dim=1)).all():
         number = int(finite.logical_not().nonzero()[0])
         raise ConfigError(f"image {number} of a batch of {len(x_0)} has values that are not finite; leave it out")
-    target = target_at(ladder, schedule, level, x_0, label=label)
+    target = target_at(ladder, schedule, level, x_0, label=label, formulation=formulation)
     tr = target.transition
     total = {"log_density": x_0.new_zeros(len(x_0)), "gradient_norm": x_0.new_zeros(len(x_0))}
     for draw in range(max(1, num_draws)):

@@ -9,7 +9,8 @@ What differs, each in one place and each a switch:
                 over features, the chain's state, optimizer and average always stay in float32
 """
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from cdrl.method.fast import network
 from cdrl.method.fast.energy import FastEnergy, Network
 from cdrl.method.fast.graph import GraphedChain
-from cdrl.method.fast.precision import Precision, dtype_of
+from cdrl.method.fast.precision import Precision, dtype_of, fp32_kernels
 from cdrl.method.fast.tensors import map_tensors
 from cdrl.method.fast.weights import EnergyWeights, Folded, fold
 from cdrl.method.formulation import Prepared
@@ -41,6 +42,7 @@ class Fast:
         graph: capture chains as CUDA graphs.
         channels_last: memory format of images and convolution weights.
         fold_pooling: average pooling as part of the convolution before it.
+        device_type: where it runs, cpu or cuda.
     """
 
     chain_precision: Precision = "fp32"
@@ -50,6 +52,7 @@ class Fast:
     graph: bool = False
     channels_last: bool = True
     fold_pooling: bool = True
+    device_type: str = "cpu"
 
     @property
     def loss_scale(self) -> float:
@@ -59,12 +62,12 @@ class Fast:
     @cached_property
     def value(self) -> Network:
         """f over prepared weights."""
-        return torch.compile(network.value, dynamic=False, fullgraph=True) if self.compile else network.value
+        return _compiled(network.value) if self.compile else network.value
 
     @cached_property
     def gradient(self) -> Network:
         """grad f over prepared weights."""
-        return torch.compile(network.gradient, dynamic=False, fullgraph=True) if self.compile else network.gradient
+        return _compiled(network.gradient) if self.compile else network.gradient
 
     @cached_property
     def chain(self) -> Chain:
@@ -84,11 +87,13 @@ class Fast:
     def _at(self, folded: Folded, logsnr: Tensor, label: Tensor | None) -> FastEnergy:
         return FastEnergy(folded.at(logsnr, label), folded.net.patch, self)
 
-    def initializer(self) -> AbstractContextManager[object]:
+    @contextmanager
+    def initializer(self) -> Iterator[None]:
         """The precision in which the initializer runs."""
-        if self.initializer_precision == "bf16":
-            return torch.autocast("cuda" if torch.cuda.is_available() else "cpu", torch.bfloat16)
-        return nullcontext()
+        dtype = dtype_of(self.initializer_precision)
+        rounded = nullcontext() if dtype is None else torch.autocast(self.device_type, dtype)
+        with fp32_kernels(self.initializer_precision), rounded:
+            yield
 
     def cast(self, weights: EnergyWeights, precision: Precision) -> EnergyWeights:
         """Weights in the format of a pass; the head's stay, since features are summed and weighed in float32."""
@@ -97,3 +102,10 @@ class Fast:
         if dtype is None:
             return weights
         return map_tensors(weights, lambda weight: weight.to(dtype))._replace(top=weights.top)
+
+
+def _compiled(function: Network) -> Network:
+    """One kernel program for each shape: batches of training, sampling, guidance, and what is left at the end."""
+    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+    compiled: Network = torch.compile(function, dynamic=False, fullgraph=True)
+    return compiled
