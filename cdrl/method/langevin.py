@@ -12,7 +12,6 @@ level: the step size cancels, and that is why f/step_size is the log-density.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -81,24 +80,6 @@ def input_gradient(f: Callable[[Tensor], Tensor], y: Tensor) -> Tensor:
     return gradient
 
 
-class Chain(Protocol):
-    """The signature of `langevin`."""
-
-    def __call__(
-        self,
-        target: RecoveryTarget,
-        y: Tensor,
-        *,
-        num_steps: int,
-        rng: Rng,
-        step_multiplier: float = 1.0,
-        noise_scale: float = 1.0,
-        constrain: Callable[[Tensor], Tensor] | None = None,
-        record: Callable[[int, Tensor], None] | None = None,
-    ) -> Tensor:
-        """Refine y by K Langevin steps."""
-
-
 @torch.no_grad()
 def langevin(
     target: RecoveryTarget,
@@ -131,6 +112,10 @@ def langevin(
         if record is not None:
             record(step + 1, y)
     return y
+
+
+Chain = Callable[..., Tensor]
+"""Anything with the arguments and the result of `langevin`."""
 
 
 @torch.no_grad()

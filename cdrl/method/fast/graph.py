@@ -58,19 +58,11 @@ class _Inputs:
     y: Tensor
     noise: tuple[Tensor, ...]
     base_measure: float
-    step_multiplier: float
-    noise_scale: float
+    knobs: tuple[tuple[str, Any], ...]
 
     def run(self) -> Tensor:
         target = RecoveryTarget(_no_value, self.transition, self.x_t, self.base_measure, self.gradient)
-        return langevin(
-            target,
-            self.y,
-            num_steps=len(self.noise),
-            rng=Tape(self.noise),
-            step_multiplier=self.step_multiplier,
-            noise_scale=self.noise_scale,
-        )
+        return langevin(target, self.y, num_steps=len(self.noise), rng=Tape(self.noise), **dict(self.knobs))
 
 
 @dataclass
@@ -87,25 +79,15 @@ class GraphedChain:
         *,
         num_steps: int,
         rng: Rng,
-        step_multiplier: float = 1.0,
-        noise_scale: float = 1.0,
         constrain: Callable[[Tensor], Tensor] | None = None,
         record: Callable[[int, Tensor], None] | None = None,
+        **knobs: float,
     ) -> Tensor:
         """As `langevin`."""
         if num_steps == 0 or constrain is not None or record is not None:
-            return langevin(
-                target,
-                y,
-                num_steps=num_steps,
-                rng=rng,
-                step_multiplier=step_multiplier,
-                noise_scale=noise_scale,
-                constrain=constrain,
-                record=record,
-            )
+            return langevin(target, y, num_steps=num_steps, rng=rng, constrain=constrain, record=record, **knobs)
         noise = tuple(rng.normal(y) for _ in range(num_steps))
-        numbers = (target.base_measure, step_multiplier, noise_scale)
+        numbers = (target.base_measure, tuple(sorted(knobs.items())))
         inputs = _Inputs(target.gradient, target.transition, target.x_t, y, noise, *numbers)
         key = map_tensors(inputs, lambda tensor: (tensor.shape, tensor.stride(), tensor.dtype, tensor.device))
         if key not in self._kept:
