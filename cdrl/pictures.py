@@ -1,6 +1,7 @@
 """Pixels and pictures: the one place where [-1, 1] meets 8-bit, and where images become a sheet."""
 
 import io
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-__all__ = ["from_uint8", "picture_of", "png_bytes", "scatter", "sheet", "to_uint8"]
+__all__ = ["class_rows", "from_uint8", "picture_of", "png_bytes", "scatter", "sheet", "to_uint8"]
 
 NUM_POINTS = 10_000
 
@@ -31,6 +32,23 @@ def sheet(images: Tensor, columns: int, *, min_side: int = 48, padding: int = 1)
     enlarged = images.repeat_interleave(factor, dim=-1).repeat_interleave(factor, dim=-2)
     grid = make_grid(enlarged, nrow=columns, padding=padding * factor // 2 + 1, pad_value=64)
     return Image.fromarray(np.ascontiguousarray(grid.permute(1, 2, 0).numpy()))
+
+
+def class_rows(
+    images: Callable[[NDArray], NDArray], labels: NDArray[np.int64], classes: Sequence[int], columns: int
+) -> Tensor:
+    """The first images of each class, (len(classes), columns, *shape); places without an image stay zero.
+
+    Args:
+        images: (k,) numbers -> (k, *shape).
+        labels: (n,) of all images.
+        classes: a row each.
+    """
+    rows = [torch.from_numpy(images(np.flatnonzero(labels == label)[:columns])) for label in classes]
+    filled = rows[0].new_zeros(len(rows), columns, *rows[0].shape[1:])
+    for place, row in zip(filled, rows, strict=True):
+        place[: len(row)] = row
+    return filled
 
 
 def png_bytes(image: Image.Image) -> bytes:

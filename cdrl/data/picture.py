@@ -2,16 +2,16 @@
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from cdrl import pictures
 from cdrl.data.dataset import Dataset
+from cdrl.sheets import labelled
 
 __all__ = ["contact_sheet"]
 
 COLUMNS = 16
 MAX_CLASSES = 40
-GRAY = (64, 64, 64)
 
 
 def contact_sheet(dataset: Dataset) -> Image.Image:
@@ -25,19 +25,5 @@ def contact_sheet(dataset: Dataset) -> Image.Image:
     if not labels.any():
         return pictures.sheet(torch.from_numpy(dataset.images(np.arange(min(8 * COLUMNS, len(dataset))))), COLUMNS)
     names = dataset.manifest.class_names[:MAX_CLASSES]
-    rows = torch.zeros(len(names), COLUMNS, *dataset.manifest.shape, dtype=torch.uint8)
-    for row in range(len(names)):
-        chosen = np.flatnonzero(labels == row + 1)[:COLUMNS]
-        rows[row, : len(chosen)] = torch.from_numpy(dataset.images(chosen))
-    return _named(pictures.sheet(rows.flatten(0, 1), COLUMNS), names)
-
-
-def _named(sheet: Image.Image, names: tuple[str, ...]) -> Image.Image:
-    font = ImageFont.load_default(16)
-    margin = 16 + int(max(font.getlength(name) for name in names))
-    picture = Image.new("RGB", (margin + sheet.width, sheet.height), GRAY)
-    picture.paste(sheet, (margin, 0))
-    draw = ImageDraw.Draw(picture)
-    for row, name in enumerate(names):
-        draw.text((8, (row + 0.5) * sheet.height / len(names)), name, "white", font, anchor="lm")
-    return picture
+    rows = pictures.class_rows(dataset.images, labels, range(1, len(names) + 1), COLUMNS)
+    return labelled(rows, names)

@@ -42,11 +42,8 @@ def _sheet(images: Images, n: int, labels: NDArray[np.int64] | None, columns: in
     """The first images, or with labels a row of each class; places without an image stay black."""
     if labels is None:
         return pixels.sheet(torch.from_numpy(images(np.arange(min(n, ROWS * columns)))), columns)
-    rows = [images(np.flatnonzero(labels == label)[:columns]) for label in np.unique(labels)[:MAX_CLASSES]]
-    filled = np.zeros((len(rows), columns, *rows[0].shape[1:]), np.uint8)
-    for place, row in zip(filled, rows, strict=True):
-        place[: len(row)] = row
-    return pixels.sheet(torch.from_numpy(filled).flatten(0, 1), columns)
+    rows = pixels.class_rows(images, labels, np.unique(labels)[:MAX_CLASSES].tolist(), columns)
+    return pixels.sheet(rows.flatten(0, 1), columns)
 
 
 def _captioned(panels: dict[str, Image.Image]) -> Image.Image:
