@@ -3,6 +3,7 @@
 import typer
 
 from cdrl.cli import (
+    bench,
     chain,
     compose,
     config,
@@ -40,3 +41,4 @@ def attach(app: typer.Typer) -> None:
     app.command()(density.density)
     app.command()(likelihood.likelihood)
     app.command()(chain.chain)
+    app.command()(bench.bench)
