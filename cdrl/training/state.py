@@ -106,8 +106,10 @@ class TrainState:
                 self.grid.share(list(pair.state_dict().values()), number)
 
     def _optimizers(self, pair: Pair) -> Optimizers:
+        fused = True if self.config.compute.formulation == "fast" else None  # None: torch's default
+
         def adam(net: nn.Module | None) -> torch.optim.Adam | None:
-            return torch.optim.Adam(net.parameters(), fused=True) if net is not None else None
+            return torch.optim.Adam(net.parameters(), fused=fused) if net is not None else None
 
         energy = adam(pair.energy)
         assert energy is not None
