@@ -86,7 +86,9 @@ Precision = Literal["auto", "fp32", "tf32", "fp16", "bf16"]
 class ComputeConfig(Section):
     """How the same mathematics is computed. No part of the run's identity; `auto` looks at the device."""
 
-    formulation: Literal["fast", "plain"] = Field("fast", description="prepared weights and a fused optimizer, or as it is written")
+    formulation: Literal["fast", "plain"] = Field(
+        "fast", description="prepared weights and a fused optimizer, or as it is written"
+    )
     chain_precision: Precision = Field("auto", description="of a chain's gradient; auto: fp16 on Hopper, else tf32")
     loss_precision: Precision = Field("auto", description="of the positive and negative passes; auto: tf32 on CUDA")
     initializer_precision: Literal["auto", "fp32", "tf32", "bf16"] = Field("auto", description="auto: tf32 on CUDA")
