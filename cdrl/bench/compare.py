@@ -177,7 +177,7 @@ def compare(
     formulations: dict[str, Formulation] = {"plain": Plain(), "fast": fast}
     for name, formulation in formulations.items():
         progress(f"{name}: warming up", 0, 0)
-        sides[name] = _warm(Subject(config, formulation, batch_size, device), samplings > 0)
+        sides[name] = _warm(config, formulation, batch_size, device, samples=samplings > 0)
         progress(f"{name}: warming up", 1, 1)
     meter = meter_of(device)
     for number in range(repeats):
@@ -214,17 +214,17 @@ def _ratio(plain: list[float], fast: list[float]) -> Spread:
     return Spread.of([p / f for p, f in zip(plain, fast, strict=True)])
 
 
-def _warm(subject: Subject, samples: bool) -> _Side:
-    """Compile, capture, make the optimizers' state; then count. What that allocates on a GPU is this side's alone."""
-    on_gpu = subject.device.type == "cuda"
+def _warm(
+    config: Config, formulation: Formulation, batch_size: int, device: torch.device, *, samples: bool
+) -> _Side:
+    """Build, compile, capture, make the optimizers' state; then count. The memory is that of this side alone."""
+    on_gpu = device.type == "cuda"
     before = torch.cuda.memory_allocated() if on_gpu else 0
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
-    meter = meter_of(subject.device)
+    subject, meter = Subject(config, formulation, batch_size, device), meter_of(device)
     for _ in range(2):
         subject.update(meter)
-    if on_gpu:
-        torch.cuda.synchronize()
     peak_memory_bytes = torch.cuda.max_memory_allocated() - before if on_gpu else None
     if samples:
         subject.draw(meter)

@@ -1,11 +1,9 @@
 """A report is consistent with itself and with the arithmetic of the method; times themselves are nobody's test."""
 
 import json
-import os
+import re
 import statistics
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,10 +16,10 @@ from cdrl.bench.meters import CpuMeter, Laps
 from cdrl.bench.parity import parity
 from cdrl.bench.subject import PHASES, Subject
 from cdrl.bench.table import report_table
+from cdrl.cli import main
 from cdrl.errors import ConfigError
 from cdrl.method.formulation import Plain
 
-ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 TINY = [
     *("data.shape=[1,8,8]", "energy.width=8", "energy.num_blocks=1", "energy.multipliers=[1,2]"),
@@ -172,45 +170,20 @@ def test_machine() -> None:
     assert peak is not None and peak > 1e8 and "measured matrix product in float32" in what
 
 
-def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """In a process of its own, since it may start itself anew."""
-    absent = "import sys; sys.modules.update(dict.fromkeys(('ray', 'mlflow', 'kfp', 'boto3')));"
-    code = absent + "import runpy; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        cwd=cwd,
-        env=environment | {"OMP_NUM_THREADS": "1", "COLUMNS": "120"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-
-
-@pytest.fixture(scope="module")
-def cdrl_command(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("command") / "cdrl.py"
-    place.write_text("from cdrl.cli import main; main()")
-    return place
-
-
-def test_the_command_writes_what_it_shows_without_a_platform(cdrl_command: Path, tmp_path: Path) -> None:
-    settings = [word for setting in TINY for word in ("--set", setting)]
-    rest = ("--batch-size", "2", "--repeats", "1", "--samplings", "1", "--device", "cpu", "--json", "out/bench.json")
-    done = command(str(cdrl_command), "bench", "cifar10", *settings, *rest, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    values = json.loads((tmp_path / "out" / "bench.json").read_text())
-    assert f"{values['speedup']['update']['median']:.2f}x" in done.stdout
-    assert values["machine"]["threads"] == 1
-    assert values["machine"]["malloc"]["MALLOC_TRIM_THRESHOLD_"] == str(2**34)  # the process started itself anew
-
-
-def test_the_command_refuses_in_one_line(cdrl_command: Path, tmp_path: Path) -> None:
-    done = command(str(cdrl_command), "bench", "cifar10", "--chain", "fp8", cwd=tmp_path)
-    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
-    assert "compute.chain_precision" in done.stderr and "'fp8'" in done.stderr
-
-
-def test_the_benchmark_starts_without_a_platform(tmp_path: Path) -> None:
-    done = command(str(ROOT / "benchmarks" / "step.py"), "--only", "none-such", cwd=tmp_path)
-    assert done.returncode == 2 and "invalid choice: 'none-such'" in done.stderr
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--chain", "fp8"), "compute.chain_precision: .* got 'fp8'"),
+        (("--device", "tpu"), "--device: expected cpu or cuda, got 'tpu'"),
+        (("--set", "compute.compile=maybe"), "compute.compile: .* got 'maybe'"),
+    ],
+)
+def test_the_command_refuses_in_one_line(
+    arguments: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["cdrl", "bench", "cifar10", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    said = capsys.readouterr().err
+    assert caught.value.code == 2 and len(said.splitlines()) == 1
+    assert re.search(message, said)
