@@ -85,11 +85,11 @@ def sampling_time(limit: float) -> Bar:
 
 CASES = {
     "small-fp32": Case(
-        *("cpu", 8, 9, 3, SMALL + COMPILED),
+        *("cpu", 8, 9, 5, SMALL + COMPILED),
         bars=(speedup("update", 1.2), speedup("chain", 1.3), speedup("sampling", 1.3)),
     ),
     "small-bf16": Case(
-        *("cpu", 8, 7, 3, SMALL + COMPILED + BF16),
+        *("cpu", 8, 9, 5, SMALL + COMPILED + BF16),
         bars=(speedup("chain", 2.0), speedup("sampling", 2.0)),
     ),
     "full-bf16": Case("cpu", 4, 3, 0, (*BF16, "compute.loss_precision=bf16"), bars=(speedup("update", 1.9),)),
@@ -120,7 +120,7 @@ def main() -> int:
 
 def run(name: str, case: Case, device: torch.device) -> tuple[dict[str, Any], Report]:
     """Measure one case, print its table and its bars."""
-    console, start = Console(width=110), time.monotonic()
+    console, start = Console(width=120), time.monotonic()
 
     def progress(what: str, done: int, total: int) -> None:
         print(f"{name}: {time.monotonic() - start:4.0f} s  {what} {f'{done}/{total}' if total else ''}", flush=True)

@@ -32,7 +32,7 @@ PHASES = {
     "proposal": "initializer, forward",
     "prepare": "weights prepared",
     "chain": "chain, K steps",
-    "losses": "f of positives and negatives, with gradient",
+    "losses": "losses, forward and backward",
     "initializer": "initializer, backward",
     "update": "clipping, optimizers, average",
 }
