@@ -47,9 +47,9 @@ class _Watched:
         self._before_initializer = iter(("noise", "update"))  # forward; and backward, once f's gradient is clipped
 
     @contextmanager
-    def initializer(self) -> Iterator[None]:
+    def initializer(self, *, backward: bool = False) -> Iterator[None]:
         self._done(next(self._before_initializer))
-        with self._formulation.initializer():
+        with self._formulation.initializer(backward=backward):
             yield
 
     def prepare(self, net: nn.Module) -> Prepared:
