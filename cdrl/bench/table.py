@@ -27,12 +27,12 @@ def report_table(report: Report) -> Table:
             ratio = _share(plain.phases_s[phase], fast.phases_s[phase]) if phase != "prepare" else ""
             row(f"  {what}", partial(_phase, phase), ratio)
     row("chain with preparation, s", lambda f: _spread(f.chain_s), _times(report.speedup["chain"]))
-    row("images/s, training", lambda f: f"{f.images_per_s:.3g}")
-    row("chain steps/s, batches", lambda f: f"{f.chain_steps_per_s:.3g}")
-    row("chain steps/s, images", lambda f: f"{f.chain_steps_per_s * report.batch_size:.3g}")
+    row("images/s, training", lambda f: _rate(f.images_per_s))
+    row("chain steps/s, batches", lambda f: _rate(f.chain_steps_per_s))
+    row("chain steps/s, images", lambda f: _rate(f.chain_steps_per_s * report.batch_size))
     if "sampling" in report.speedup:
         row("one sampling batch, s", lambda f: _spread(f.sampling_s), _times(report.speedup["sampling"]))
-        row("images/s, sampling", lambda f: f"{f.samples_per_s:.3g}")
+        row("images/s, sampling", lambda f: _rate(f.samples_per_s or 0))
         row(f"{NUM_IMAGES:,} samples, at this rate", lambda f: _duration(NUM_IMAGES / (f.samples_per_s or 1)))
     for what, name in (
         ("GFLOP, one image of an update", "update_flops"),
@@ -79,6 +79,10 @@ def _spread(spread: Spread | None) -> str:
     return f"{spread.median:.3g} ({spread.low:.3g} ... {spread.high:.3g})"
 
 
+def _rate(value: float) -> str:
+    return f"{value:.3g}" if value < 100 else f"{value:,.0f}"
+
+
 def _times(spread: Spread) -> str:
     return f"{spread.median:.2f}x ({spread.low:.2f} ... {spread.high:.2f})"
 
@@ -88,4 +92,6 @@ def _share(plain: float, fast: float) -> str:
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 3600:.1f} h"
+    if seconds < 600:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
