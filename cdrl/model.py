@@ -32,7 +32,7 @@ from cdrl.method.sampling import Record, sample
 from cdrl.method.schedule import Schedule
 from cdrl.storage import sha256_file
 
-__all__ = ["Model", "build_ladder", "build_schedule", "check_file", "load_tensors", "pair_file"]
+__all__ = ["Model", "build_ladder", "build_schedule", "check_file", "load_tensors", "pair_file", "usual_device"]
 
 FORMAT = 1
 
@@ -84,6 +84,13 @@ class Model:
         """Where the weights are."""
         return next(self.ladder.parameters()).device
 
+    @property
+    def exact(self) -> Formulation:
+        """The formulation for log-densities: log p = f/step_size multiplies a rounding of f at level 0 by 1e5."""
+        precision = {"chain_precision": "fp32", "loss_precision": "fp32"}
+        compute = self.compute if self.compute.formulation == "plain" else self.compute.model_copy(update=precision)
+        return build_formulation(compute, self.device)
+
     def write(self, directory: Path) -> None:
         """Write `pair-*.safetensors`, then `model.json` with their digests, into an existing directory."""
         digests = {}
@@ -110,7 +117,12 @@ class Model:
         self.digest = hashlib.sha256(text.encode()).hexdigest()
 
     @classmethod
-    def load(cls, directory: str | Path, device: torch.device | str = "cpu") -> "Model":
+    def load(
+        cls,
+        directory: str | Path,
+        device: torch.device | str = "cpu",
+        compute: ComputeConfig = ComputeConfig(),  # noqa: B008 - frozen
+    ) -> "Model":
         """Read a checkpoint or package directory; nothing is unpickled and every weight file's digest is checked.
 
         Raises:
@@ -145,7 +157,7 @@ class Model:
             except (RuntimeError, safetensors.SafetensorError) as error:
                 raise RegistryError(f"{directory / name}: does not fit the configuration: {_start(error)}") from None
         ladder.to(device).requires_grad_(False)
-        model = cls(config, ladder, card.class_names, card.manifest_digest, card.step)
+        model = cls(config, ladder, card.class_names, card.manifest_digest, card.step, compute)
         model.digest = hashlib.sha256(text.encode()).hexdigest()
         return model
 
@@ -261,6 +273,11 @@ class Model:
         if not (0 <= int(label.min()) and int(label.max()) <= num_classes):
             raise ConfigError(f"labels: expected 0 ... {num_classes}, got {int(label.min())} ... {int(label.max())}")
         return label if num_classes else None
+
+
+def usual_device() -> torch.device:
+    """Where a command computes: a GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def pair_file(number: int) -> str:

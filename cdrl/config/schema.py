@@ -98,6 +98,15 @@ class ComputeConfig(Section):
     fold_pooling: bool = Field(True, description="average pooling as part of the convolution before it")
     images_on_device: Switch = Field("auto", description="keep training images there; auto: up to 2 GB on CUDA")
 
+    @model_validator(mode="after")
+    def _plain_has_no_switches(self) -> "ComputeConfig":
+        usual = ComputeConfig.model_fields
+        switched = [name for name in usual if getattr(self, name) != usual[name].default]
+        of_fast = [name for name in switched if name not in ("formulation", "images_on_device")]
+        if self.formulation == "plain" and of_fast:
+            raise ValueError(f"formulation plain has no {', '.join(of_fast)}; leave out what belongs to fast")
+        return self
+
 
 class RunConfig(Section):
     """Where a run lives and how often it speaks. No part of the run's identity."""

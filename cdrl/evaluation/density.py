@@ -166,14 +166,14 @@ def _grid(half_side: float) -> tuple[Tensor, float]:
 def _log_density(model: Model, level: int, points: Tensor) -> Tensor:
     """(n,) F of y = scale x_s at points x_s (n, 2): the marginal's log-density up to a constant, in float64."""
     x = points.to(model.device, torch.float32)
-    target = target_at(model.ladder, model.schedule, level, x, formulation=model.formulation)
+    target = target_at(model.ladder, model.schedule, level, x, formulation=model.exact)
     return target.log_prob(target.transition.scale * x).double().cpu()
 
 
 def _score(model: Model, level: int, x_s: Tensor) -> Tensor:
     """(n, 2) gradient of the marginal's log-density at points x_s (n, 2), in float64."""
     x = x_s.to(model.device, torch.float32)
-    target = target_at(model.ladder, model.schedule, level, x, formulation=model.formulation)
+    target = target_at(model.ladder, model.schedule, level, x, formulation=model.exact)
     scale = target.transition.scale
     return (scale * target.score(scale * x)).double().cpu()
 

@@ -149,7 +149,7 @@ def evaluate_likelihood(
 
     def target(like: Tensor) -> RecoveryTarget:
         labels = torch.full((len(like),), number, device=like.device) if model.config.data.num_classes else None
-        return target_at(model.ladder, model.schedule, level, like, label=labels, formulation=model.formulation)
+        return target_at(model.ladder, model.schedule, level, like, label=labels, formulation=model.exact)
 
     def noised(x: Tensor, key: str) -> Tensor:
         rng = Rng(seed, "likelihood", key, device=model.device)

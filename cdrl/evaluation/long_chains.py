@@ -146,7 +146,7 @@ def run_chains(
                 label = data.label if model.config.data.num_classes else None
                 batch = _Batch(model, x_0, label, mine, kind, Rng(seed, "chain", kind, mine[0], device=model.device))
                 counted = counter(report, f"{kind}, level {', '.join(map(str, mine))}", num_steps)
-                run = batch.run(model.formulation, num_steps, adjusted, counted)
+                run = batch.run(model.exact, num_steps, adjusted, counted)
                 found += batch.by_level(run, model.config.training.num_steps)
     found.sort(key=lambda chains: (chains.row.kind, chains.row.level))
     card = ChainCard(

@@ -184,7 +184,7 @@ def _scored(
                 num_draws=num_draws,
                 rng=rng,
                 label=label,
-                formulation=model.formulation,
+                formulation=model.exact,
             )
         )
     return {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}

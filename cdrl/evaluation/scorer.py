@@ -14,7 +14,7 @@ from cdrl.evaluation.fidelity import MAX_NEIGHBOUR_ROWS, NEIGHBOURS
 from cdrl.evaluation.generate import generate
 from cdrl.evaluation.protocol import Protocol, Scores
 from cdrl.evaluation.reference import Reference
-from cdrl.model import Model
+from cdrl.model import Model, usual_device
 from cdrl.runs import fetch_model
 from cdrl.session import connected
 
@@ -46,7 +46,7 @@ class Scorer:
     def __init__(self, ref: str | Path, config: Config, progress: Progress | None = None) -> None:
         self._report = progress or (lambda what, done, total: None)
         self._directory, self._config = fetch_model(str(ref)), config
-        self.model = Model.load(self._directory)
+        self.model = Model.load(self._directory, usual_device())
         if self.model.config.identity != config.identity:
             raise ConfigError(
                 f"{ref}: this model has another configuration (run {self.model.config.run_id}, asked for "

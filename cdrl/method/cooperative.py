@@ -52,7 +52,7 @@ class StepMetrics:
     loss_initializer: Tensor = _ZERO
     f_pos: Tensor = _ZERO
     f_neg: Tensor = _ZERO
-    displacement: Tensor = _ZERO  # rms of y_neg - y_init per pixel in units of the chain's noise, sqrt(K step_size)
+    displacement: Tensor = _ZERO  # rms of y_neg - y_init per pixel in units of the noise added, sqrt(K step_size)
     grad_norm_energy: Tensor = _ZERO  # before clipping
     grad_norm_initializer: Tensor = _ZERO
 
@@ -112,16 +112,18 @@ def cooperative_step(
     f = condition.energy(formulation.prepare(pair.energy), tr.logsnr_s)
     target = RecoveryTarget(f, tr, x_t, pair.base_measure, f.gradient)
     if pair.initializer is None and num_steps == 0:
-        y_neg = one_shot(target, x_t, rng=rng)
+        y_neg, noise = one_shot(target, x_t, rng=rng), tr.sigma_ts
     else:
+        noise = (max(num_steps, 1) * tr.step_size).sqrt()
         y_neg = formulation.chain(target, y_init.detach(), num_steps=num_steps, rng=rng)
 
     f_pos, f_neg = f.both(y_pos, y_neg)
     loss_energy = (tr.loss_weight.flatten() * (f_neg - f_pos)).mean()
     moved = (y_neg - y_init).flatten(1)
-    loss_initializer = moved.square().sum(dim=1).mean()
+    loss_initializer = _ZERO
     losses: dict[str, Loss] = {"energy": (pair.energy, loss_energy, f.backward)}
     if pair.initializer is not None:
+        loss_initializer = moved.square().sum(dim=1).mean()
         if anchor:
             loss_initializer = loss_initializer + anchor * _posterior_loss(mean, tr, x_0, x_t).mean()
         losses["initializer"] = (pair.initializer, loss_initializer, partial(_backward, formulation))
@@ -131,13 +133,12 @@ def cooperative_step(
     optimizers.energy.step()
     if optimizers.initializer is not None:
         optimizers.initializer.step()
-    noise = (max(num_steps, 1) * tr.step_size).sqrt().flatten()
     return StepMetrics(
         loss_energy=loss_energy.detach(),
         loss_initializer=loss_initializer.detach(),
         f_pos=f_pos.detach().mean(),
         f_neg=f_neg.detach().mean(),
-        displacement=(moved.detach().square().mean(dim=1).sqrt() / noise).mean(),
+        displacement=(moved.detach().square().mean(dim=1).sqrt() / noise.flatten()).mean(),
         grad_norm_energy=norms["energy"],
         grad_norm_initializer=norms.get("initializer", _ZERO),
     )
@@ -181,7 +182,7 @@ def _posterior_loss(mean: Tensor, tr: Transition, x_0: Tensor, x_t: Tensor) -> T
 
 
 def _backward(formulation: Formulation, loss: Tensor) -> None:
-    with formulation.initializer():
+    with formulation.initializer(backward=True):
         loss.backward()
 
 

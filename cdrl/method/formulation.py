@@ -45,8 +45,8 @@ class Formulation(Protocol):
     def prepare(self, net: nn.Module) -> Prepared:
         """Whatever of `net` does not depend on the batch."""
 
-    def initializer(self) -> AbstractContextManager[object]:
-        """The precision in which the initializer runs, forward and backward."""
+    def initializer(self, *, backward: bool = False) -> AbstractContextManager[object]:
+        """The precision in which the initializer runs."""
 
     @property
     def chain(self) -> Chain:
@@ -85,6 +85,7 @@ class Plain:
         """Nothing is prepared."""
         return lambda logsnr, label: PlainEnergy(net, logsnr, label)
 
-    def initializer(self) -> AbstractContextManager[object]:
-        """float32."""
+    def initializer(self, *, backward: bool = False) -> AbstractContextManager[object]:
+        """torch's default."""
+        del backward
         return nullcontext()

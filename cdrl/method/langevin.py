@@ -16,6 +16,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from cdrl.errors import ConfigError
 from cdrl.method.rng import Rng
 from cdrl.method.schedule import Transition
 
@@ -103,7 +104,12 @@ def langevin(
         noise_scale: factor on the noise (DRL tests with 0.99).
         constrain: applied to y after every step.
         record: called with (step, y) after every step, step = 1 ... K.
+
+    Raises:
+        ConfigError: K < 0.
     """
+    if num_steps < 0:
+        raise ConfigError(f"num_steps: expected K >= 0, got {num_steps}")
     noise_std = target.transition.step_size.sqrt() * (step_multiplier * noise_scale)
     for step in range(num_steps):
         y = torch.add(y, target.drift(y), alpha=step_multiplier**2).addcmul(noise_std, rng.normal(y))

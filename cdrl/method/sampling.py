@@ -66,7 +66,7 @@ def sample(
         num_steps: K, one number or one per level from level 0 on; 0 = the initializer alone, or without an
             initializer the one-shot normal approximation.
         condition: labels and their weights, in the chain, the initializer and the final denoise.
-        step_multiplier: m of `langevin`, one number or one per level.
+        step_multiplier: m of `langevin`, one number or one per level; the one-shot approximation has no step.
         noise_scale: factor on the Langevin noise.
         denoise_scale: 0 = no final denoise, 1 = one model score at level 0, 2 = parity with the CDRL release.
         clamp: limit the result to [-1, 1]; off for data that are not images.

@@ -9,11 +9,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import mlflow.artifacts
+import torch
 from mlflow.entities import LoggedModelOutput
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from pydantic import ValidationError
 
+from cdrl.config import ComputeConfig
 from cdrl.errors import RegistryError
 from cdrl.evaluation.protocol import Protocol, ScoreCard, Scores
 from cdrl.model import Model
@@ -133,14 +135,19 @@ class Registry:
             )
         return self.find(f"{name}/{made.version}")
 
-    def load(self, reference: str, device: str = "cpu") -> Model:
+    def load(
+        self,
+        reference: str,
+        device: torch.device | str = "cpu",
+        compute: ComputeConfig = ComputeConfig(),  # noqa: B008 - frozen
+    ) -> Model:
         """Fetch a version's package and read its model: see `find` for references."""
         version = self.find(reference)
         with TemporaryDirectory() as scratch:
             with self._translated():
                 uri = f"{version.files}/{package.FOLDER}"
                 folder = mlflow.artifacts.download_artifacts(uri, dst_path=scratch, tracking_uri=self.uri)
-            return Model.load(folder, device)
+            return Model.load(folder, device, compute)
 
     def _aliases(self, name: str) -> dict[str, str] | None:
         """Alias -> version of a model; None if there is no such model."""

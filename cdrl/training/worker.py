@@ -68,7 +68,9 @@ def _work(config: Config, board: Any, score: Score | None) -> None:
     def averaged_model() -> Model:
         state.share_average()
         manifest = dataset.manifest
-        return Model(config, state.average, manifest.class_names, manifest.digest, state.step, state.config.compute)
+        model = Model(config, state.average, manifest.class_names, manifest.digest, state.step)
+        model.formulation = state.formulation  # with what it has compiled and captured
+        return model
 
     def post(kind: Any, content: dict[str, Any]) -> None:
         board.post.remote(Notice(kind, state.step, content))

@@ -5,8 +5,8 @@ What differs, each in one place and each a switch:
     weights     one normalisation, folding and level projection for a whole chain and both losses (weights.py)
     gradient    written by hand, so that it is no autograd graph, compiles and captures (network.py)
     graph       the K steps of a chain as one CUDA graph (graph.py)
-    precision   of the chain, of the losses and of the initializer (precision.py); spectral norms, embeddings, the sum
-                over features, the chain's state, optimizer and average always stay in float32
+    precision   of the chain, of the losses and of the initializer (precision.py); spectral norms, f's embedding, the
+                sum over features, the chain's state, optimizer and average always stay in float32
 """
 
 from collections.abc import Iterator
@@ -29,6 +29,8 @@ from cdrl.method.nets import EnergyNet
 
 __all__ = ["Fast", "Precision"]
 
+MAX_SHAPES = 32
+
 
 @dataclass(frozen=True, eq=False)
 class Fast:
@@ -40,7 +42,7 @@ class Fast:
         initializer_precision: of the initializer's; fp16 is not offered, since its loss is a sum over pixels.
         compile: compile value and gradient, once for each shape.
         graph: capture chains as CUDA graphs.
-        channels_last: memory format of images and convolution weights.
+        channels_last: memory format of convolution weights, which their results take over.
         fold_pooling: average pooling as part of the convolution before it.
         device_type: where it runs, cpu or cuda.
     """
@@ -56,8 +58,8 @@ class Fast:
 
     @property
     def loss_scale(self) -> float:
-        """Keeps small gradients inside the range of fp16; a power of two, so exact elsewhere."""
-        return 1024.0 if self.loss_precision == "fp16" else 1.0
+        """Lifts small gradients into the range of fp16 with room above; a power of two, so exact elsewhere."""
+        return 16.0 if self.loss_precision == "fp16" else 1.0
 
     @cached_property
     def value(self) -> Network:
@@ -88,9 +90,9 @@ class Fast:
         return FastEnergy(folded.at(logsnr, label), folded.net.patch, self)
 
     @contextmanager
-    def initializer(self) -> Iterator[None]:
+    def initializer(self, *, backward: bool = False) -> Iterator[None]:
         """The precision in which the initializer runs."""
-        dtype = dtype_of(self.initializer_precision)
+        dtype = None if backward else dtype_of(self.initializer_precision)  # backward ops follow the forward's
         rounded = nullcontext() if dtype is None else torch.autocast(self.device_type, dtype)
         with fp32_kernels(self.initializer_precision), rounded:
             yield
@@ -105,7 +107,17 @@ class Fast:
 
 
 def _compiled(function: Network) -> Network:
-    """One kernel program for each shape: batches of training, sampling, guidance, and what is left at the end."""
-    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+    """Compiled once for each shape; a process that meets more shapes than torch keeps runs the rest as written."""
+    from torch._dynamo.exc import FailOnRecompileLimitHit  # here: the compiler takes two seconds to import
+
     compiled: Network = torch.compile(function, dynamic=False, fullgraph=True)
-    return compiled
+
+    def run(y: Tensor, weights: EnergyWeights, patch: int) -> Tensor:
+        try:
+            # training, sampling, guidance and what is left at the end of each: torch's own limit is 8
+            with torch._dynamo.config.patch(recompile_limit=MAX_SHAPES):
+                return compiled(y, weights, patch)
+        except FailOnRecompileLimitHit:
+            return function(y, weights, patch)
+
+    return run

@@ -50,7 +50,10 @@ class FastEnergy:
 
     def __init__(self, prepared: EnergyWeights, patch: int, options: "Fast") -> None:
         self._prepared, self._patch, self._options = prepared, patch, options
-        self._leaves = map_tensors(prepared, lambda w: w.detach().requires_grad_(w.requires_grad))
+
+    @cached_property
+    def _leaves(self) -> EnergyWeights:
+        return map_tensors(self._prepared, lambda w: w.detach().requires_grad_(w.requires_grad))
 
     def __call__(self, y: Tensor) -> Tensor:
         """f of one batch, or of several one after the other: (n B, ...) -> (n B,)."""
@@ -77,6 +80,7 @@ class FastEnergy:
             (loss * scale).backward()
             pairs = list(self._with_gradient())
             torch._foreach_div_([gradient for _, gradient in pairs], scale)
+        with fp32_kernels("fp32"):
             torch.autograd.backward([weight for weight, _ in pairs], [gradient for _, gradient in pairs])
 
     def _with_gradient(self) -> Iterator[tuple[Tensor, Tensor]]:

@@ -43,7 +43,7 @@ def gradient(y: Tensor, weights: EnergyWeights, patch: int) -> Tensor:
             u = functional.leaky_relu_(_layer(a, block.conv1).add_(_space(block.shift, h)), SLOPE)
             h = _layer(u, block.conv2, block.bias2).add_(_shortcut(h, block))
             kept.append((a, u))
-    g = torch.where(h > 0, _space(weights.top.to(h.dtype), h), 0)
+    g = (h - h).add_((h > 0) * _space(weights.top.to(h.dtype), h))  # h - h: what is not finite stays so
     for number, stage in reversed(list(enumerate(weights.stages))):
         for block in reversed(stage):
             a, u = kept.pop()

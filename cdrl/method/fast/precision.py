@@ -24,12 +24,12 @@ def dtype_of(precision: Precision) -> torch.dtype | None:
 @contextmanager
 def fp32_kernels(precision: Precision) -> Iterator[None]:
     """Within: CUDA kernels on float32 multiply in TF32 if `precision` is tf32, exactly otherwise."""
-    backends = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
-    before = [backend.fp32_precision for backend in backends]
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = [backend.fp32_precision == "tf32" for backend in (cudnn.conv, matmul)]  # type: ignore[attr-defined]
+    # read from torch's new record and written through the old one, which writes both: the compiler reads either,
+    # and refuses a mixture
     try:
-        for backend in backends:
-            backend.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+        cudnn.allow_tf32 = matmul.allow_tf32 = precision == "tf32"
         yield
     finally:
-        for backend, mode in zip(backends, before, strict=True):
-            backend.fp32_precision = mode
+        cudnn.allow_tf32, matmul.allow_tf32 = before

@@ -98,8 +98,9 @@ def by_hand(
     loss_energy = sum(weight[i] * (f_neg[i] - f_pos[i]) for i in range(4)) / 4
     gradients = torch.autograd.grad(loss_energy, list(pair.energy.parameters()))
     seen = {"loss_energy": loss_energy, "f_pos": f_pos.mean(), "f_neg": f_neg.mean()}
+    variance = beta if pair.initializer is None and num_steps == 0 else max(num_steps, 1) * step_size
     seen["displacement"] = torch.stack(
-        [((y - y_init)[i] ** 2).mean().sqrt() / (max(num_steps, 1) * step_size[i, 0, 0, 0]).sqrt() for i in range(4)]
+        [((y - y_init)[i] ** 2).mean().sqrt() / variance[i, 0, 0, 0].sqrt() for i in range(4)]
     ).mean()
     if mean is None:
         return list(gradients), [], seen

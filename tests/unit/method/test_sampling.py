@@ -13,7 +13,7 @@ from cdrl.method.guidance import Condition
 from cdrl.method.nets import EnergyNet, Initializer
 from cdrl.method.pairs import Pair, PairLadder, groups_of_levels
 from cdrl.method.rng import Rng
-from cdrl.method.sampling import sample
+from cdrl.method.sampling import sample, target_at
 from cdrl.method.schedule import Schedule, cosine
 from cdrl.method.trace import Trace
 from tests.unit.method.gaussians import REFERENCE, Linear, Quadratic, mean_within, oracle, variance_within
@@ -144,6 +144,29 @@ def test_the_law_of_gaussian_samples_is_the_closed_form(num_steps: int) -> None:
             p, q = oracle(level).contraction * p + row["quad_coeff"], oracle(level).contraction ** 2 * q + row["s2_t"]
         variance = (p**2 * variance + q) / row["as_t_mul"]
         assert variance_within(x_s, variance) and mean_within(x_s, 0.0), level
+
+
+def test_each_level_has_its_own_number_of_steps_and_size_of_step() -> None:
+    recorded = Trace()
+    draw(ladder("shared", 3), num_steps=[0, 1, 3], record=recorded)
+    steps = [(stage.level, stage.step) for stage in recorded.stages if 0 <= stage.level < 3]
+    assert steps == [(2, 0), (2, 1), (2, 2), (2, 3), (1, 0), (1, 1), (0, 0)]
+    same = Trace()
+    draw(ladder("shared", 3), num_steps=[0, 1, 3], step_multiplier=[1.0, 1.7, 1.0], record=same)
+    differ = [not a.x.equal(b.x) for a, b in zip(recorded.stages, same.stages, strict=True)]
+    assert differ.index(True) == 1 + 4 + 1  # the first step of level 1
+
+
+def test_without_noise_the_one_shot_draw_is_its_mean() -> None:
+    """At the top x_T stays; below, y = x_t + sigma_ts^2 grad log p(x_t)."""
+    drl = PairLadder([range(2)], lambda: Pair(make_pair().energy, None)).double()
+    schedule, recorded, x_T = Schedule(cosine(2), 1.0), Trace(), noise().double()
+    sample(drl, schedule, x_T, num_steps=0, rng=Rng(0), noise_scale=0.0, record=recorded, denoise_scale=0.0)
+    x = {(stage.level, stage.step): stage.x for stage in recorded.stages}
+    assert x[1, 0].equal(x_T)
+    tr = schedule.transition(0, x_T)
+    score = target_at(drl, schedule, 0, x_T, x_t=x[1, 0]).score(x[1, 0])
+    torch.testing.assert_close(x[0, 0], (x[1, 0] + tr.sigma_ts**2 * score) / tr.scale)
 
 
 def test_bad_requests_are_refused() -> None:
