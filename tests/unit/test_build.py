@@ -4,12 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from cdrl.build import build_formulation, build_ladder, build_schedule, check_buildable
 from cdrl.config import ComputeConfig, load, presets
 from cdrl.errors import ConfigError
 from cdrl.method.fast import Fast
 from cdrl.method.formulation import Plain
+from cdrl.method.sampling import target_at
 from cdrl.model import Model
 from tests.training_parts import tiny_config
 
@@ -79,3 +81,22 @@ def test_auto_is_exact_on_a_cpu_and_every_part_can_be_switched() -> None:
     assert isinstance(build_formulation(ComputeConfig(formulation="plain"), cpu), Plain)
     with pytest.raises(ConfigError, match="compute.cuda_graph: always needs a CUDA device, got cpu; use auto or never"):
         build_formulation(ComputeConfig(cuda_graph="always"), cpu)
+
+
+def test_the_plain_formulation_has_no_switches_of_the_fast_one() -> None:
+    with pytest.raises(ValidationError, match="formulation plain has no compile, fold_pooling; leave out what belongs"):
+        ComputeConfig(formulation="plain", compile="always", fold_pooling=False)
+    assert ComputeConfig(formulation="plain", images_on_device="always", compile="auto").formulation == "plain"
+
+
+def test_densities_are_computed_exactly_whatever_samples_are() -> None:
+    """log p = f/step_size: at level 0 a rounding of f in fp16 would be of several nats."""
+    config = tiny_config()
+    rough = ComputeConfig(loss_precision="bf16", chain_precision="bf16")
+    model = Model(config, build_ladder(config).requires_grad_(False), tuple("abcdefghij"), "", 0, rough)
+    exact = model.exact
+    assert isinstance(exact, Fast) and exact.loss_precision == exact.chain_precision == "fp32"
+    y, common = torch.randn(2, 1, 8, 8), (model.ladder, model.schedule, 0)
+    expected = target_at(*common, y).log_prob(y)
+    torch.testing.assert_close(target_at(*common, y, formulation=exact).log_prob(y), expected, rtol=1e-5, atol=1e-2)
+    assert (target_at(*common, y, formulation=model.formulation).log_prob(y) - expected).abs().max() > 0.1
