@@ -93,9 +93,9 @@ class ComputeConfig(Section):
     loss_precision: Precision = Field("auto", description="of the positive and negative passes; auto: tf32 on CUDA")
     initializer_precision: Literal["auto", "fp32", "tf32", "bf16"] = Field("auto", description="auto: tf32 on CUDA")
     compile: Switch = Field("auto", description="compile the energy net's value and gradient; auto: on CUDA")
-    cuda_graph: Switch = Field("auto", description="a chain as one CUDA graph; auto: on CUDA")
+    cuda_graph: Switch = Field("auto", description="a chain's step as one CUDA graph; auto: on CUDA")
     channels_last: bool = Field(True, description="memory format of convolutions")
-    fold_pooling: bool = Field(True, description="average pooling as part of the convolution before it")
+    fold_pooling: bool = Field(True, description="average pooling before the convolution that it follows")
     images_on_device: Switch = Field("auto", description="keep training images there; auto: up to 2 GB on CUDA")
 
     @model_validator(mode="after")

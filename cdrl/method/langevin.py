@@ -54,9 +54,9 @@ class RecoveryTarget:
         gradient = input_gradient(self.f, y) if self.gradient is None else self.gradient(y)
         drift = 0.5 * gradient
         if self.x_t is not None:
-            drift = drift - self._to_x_t * (y - self.x_t)
+            drift = drift.addcmul(self._to_x_t, self.x_t - y)
         if self.base_measure:
-            drift = drift - self._to_base * y
+            drift = drift.addcmul(self._to_base, y, value=-1)
         return drift
 
     @cached_property

@@ -104,7 +104,8 @@ def sample(
                 with formulation.initializer():
                     y = pair.propose(x, tr, condition, rng)[1]
             y = y if constraint is None else constraint.scaled(y, tr)
-            _note(record, level, 0, y / tr.scale)
+            if record is not None:
+                record(level, 0, y / tr.scale)
             y = formulation.chain(
                 target,
                 y,

@@ -4,7 +4,7 @@ What differs, each in one place and each a switch:
 
     weights     one normalisation, folding and level projection for a whole chain and both losses (weights.py)
     gradient    written by hand, so that it is no autograd graph, compiles and captures (network.py)
-    graph       the K steps of a chain as one CUDA graph (graph.py)
+    graph       a step of a chain as one CUDA graph, replayed K times (graph.py)
     precision   of the chain, of the losses and of the initializer (precision.py); spectral norms, f's embedding, the
                 sum over features, the chain's state, optimizer and average always stay in float32
 """
@@ -43,7 +43,7 @@ class Fast:
         compile: compile value and gradient, once for each shape.
         graph: capture chains as CUDA graphs.
         channels_last: memory format of convolution weights, which their results take over.
-        fold_pooling: average pooling as part of the convolution before it.
+        fold_pooling: average pooling before the convolution that it follows, which then has a quarter of the places.
         device_type: where it runs, cpu or cuda.
     """
 

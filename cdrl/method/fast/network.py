@@ -25,7 +25,7 @@ def value(y: Tensor, weights: EnergyWeights, patch: int) -> Tensor:
         for block in stage:
             shift = block.shift.repeat(times, 1)
             u = functional.leaky_relu(_layer(functional.leaky_relu(h, SLOPE), block.conv1) + _space(shift, h), SLOPE)
-            h = _layer(u, block.conv2, block.bias2) + _shortcut(h, block)
+            h = _layer(u, block.conv2, block.bias2, block.pools) + _shortcut(h, block)
     features = functional.relu(h).to(weights.top.dtype)
     features = features if features.ndim == 2 else features.sum(dim=(2, 3))
     top = weights.top if len(weights.top) == 1 else weights.top.repeat(times, 1)
@@ -41,56 +41,59 @@ def gradient(y: Tensor, weights: EnergyWeights, patch: int) -> Tensor:
         for block in stage:
             a = functional.leaky_relu(h, SLOPE)
             u = functional.leaky_relu_(_layer(a, block.conv1).add_(_space(block.shift, h)), SLOPE)
-            h = _layer(u, block.conv2, block.bias2).add_(_shortcut(h, block))
+            h = _layer(u, block.conv2, block.bias2, block.pools).add_(_shortcut(h, block))
             kept.append((a, u))
-    g = (h - h).add_((h > 0) * _space(weights.top.to(h.dtype), h))  # h - h: what is not finite stays so
+    g = torch.where(h > 0, _space(weights.top.to(h.dtype), h), h - h)  # h - h: zero, but NaN where h is
     for number, stage in reversed(list(enumerate(weights.stages))):
         for block in reversed(stage):
             a, u = kept.pop()
-            inner = _slope(_transposed(g, block.conv2), u)
+            inner = _slope(_transposed(g, block.conv2, block.pools), u)
             inner = _slope(_transposed(inner, block.conv1), a)
             g = inner.add_(_shortcut_transposed(g, block, u))
         g = _pool_transposed(g, weights.stages[number - 1][-1], kept[-1][1]) if number else g
     return _shuffle(_transposed(g, weights.stem), patch)
 
 
-def _layer(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """A linear map, a 3x3 convolution, or a 4x4 one of stride 2, by the weight's shape; padding 1."""
+def _layer(x: Tensor, weight: Tensor, bias: Tensor | None = None, pools: bool = False) -> Tensor:
+    """A linear map or a padded 3x3 convolution, by the weight's shape; `pools`: then 2x2 average pooling.
+
+    Averages of neighbours commute with a convolution: taken before it, at all places, they leave it a quarter of the
+    places to compute.
+    """
     if weight.ndim == 2:
         return functional.linear(x, weight, bias)
-    return functional.conv2d(x, weight, bias, stride=weight.shape[-1] - 2, padding=1)
+    if pools:
+        return functional.conv2d(functional.avg_pool2d(x, 2, 1, padding=1), weight, bias, stride=2)
+    return functional.conv2d(x, weight, bias, padding=1)
 
 
-def _transposed(g: Tensor, weight: Tensor) -> Tensor:
+def _transposed(g: Tensor, weight: Tensor, pools: bool = False) -> Tensor:
     """The transpose of `_layer`."""
     if weight.ndim == 2:
         return g @ weight
-    return functional.conv_transpose2d(g, weight, stride=weight.shape[-1] - 2, padding=1)
+    if pools:
+        return functional.avg_pool2d(functional.conv_transpose2d(g, weight, stride=2), 2, 1)
+    return functional.conv_transpose2d(g, weight, padding=1)
 
 
 def _shortcut(h: Tensor, block: BlockWeights) -> Tensor:
     if block.shortcut is not None:
-        return _layer(h, block.shortcut)
-    return functional.avg_pool2d(h, 2) if _pools(block) else h
+        return _layer(h, block.shortcut, None, block.pools)
+    return functional.avg_pool2d(h, 2) if block.pools else h
 
 
 def _shortcut_transposed(g: Tensor, block: BlockWeights, like: Tensor) -> Tensor:
     if block.shortcut is not None:
-        return _transposed(g, block.shortcut)
-    return _spread(g, like) if _pools(block) else g
-
-
-def _pools(block: BlockWeights) -> bool:
-    """Whether the pooling after this block is folded into it."""
-    return block.conv2.shape[-1] == 4 and block.conv2.ndim == 4
+        return _transposed(g, block.shortcut, block.pools)
+    return _spread(g, like) if block.pools else g
 
 
 def _pool(h: Tensor, before: BlockWeights) -> Tensor:
-    return h if h.ndim == 2 or _pools(before) else functional.avg_pool2d(h, 2)
+    return h if h.ndim == 2 or before.pools else functional.avg_pool2d(h, 2)
 
 
 def _pool_transposed(g: Tensor, before: BlockWeights, like: Tensor) -> Tensor:
-    return g if g.ndim == 2 or _pools(before) else _spread(g, like)
+    return g if g.ndim == 2 or before.pools else _spread(g, like)
 
 
 def _spread(g: Tensor, like: Tensor) -> Tensor:

@@ -1,19 +1,20 @@
-r"""The energy net's parameters, brought into the form in which they are used (PERFORMANCE: prepare once, use K times).
+r"""The energy net's parameters, brought into the form in which they are used: prepared once, used K times.
 
 Whatever does not depend on y is computed here, and differentiably, so that the losses reach the parameters through it:
-spectral normalisation, the gain of a block folded into its second convolution, average pooling folded into the
-convolution before it, and all levels' projections as one linear map. For a block,
+spectral normalisation, the gain of a block folded into its second convolution, and all levels' projections as one
+linear map. For a block,
 
     u   = act(conv1(act(h)) + bias1 + act(level(e)))            becomes   act(conv1(act(h)) + shift)
-    out = pool(gain * conv2(u) + shortcut(h))                   becomes   conv2'(u) + shortcut'(h)
+    out = gain * conv2(u) + shortcut(h)                         becomes   conv2'(u) + shortcut(h), one bias
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils import parametrize
 
 from cdrl.method.fast.tensors import map_tensors
 from cdrl.method.nets.embedding import one_hot_label, sinusoid
@@ -42,9 +43,10 @@ class BlockWeights(NamedTuple):
 
     conv1: Tensor  # (out, in[, 3, 3])
     shift: Tensor  # (B, out): conv1's bias and the level's projection
-    conv2: Tensor  # (out, out[, 3, 3]), or (out, out, 4, 4) with the pooling
+    conv2: Tensor  # (out, out[, 3, 3]), times the gain
     bias2: Tensor  # (out,), with the shortcut's
     shortcut: Tensor | None
+    pools: bool  # whether the average pooling after this block is part of it
 
 
 class EnergyWeights(NamedTuple):
@@ -113,29 +115,47 @@ def fold(net: EnergyNet, *, fold_pooling: bool, channels_last: bool) -> Folded:
 
 
 def _affine(layer: nn.Module) -> Affine:
-    weight, bias = layer.weight, layer.bias
-    assert isinstance(weight, Tensor) and isinstance(bias, Tensor)
-    return Affine(weight, bias)
+    bias = layer.bias
+    assert isinstance(bias, Tensor)
+    return Affine(_weight(layer), bias)
+
+
+def _weight(layer: nn.Module) -> Tensor:
+    """W / sigma, or W of a layer that is not normalised."""
+    if not parametrize.is_parametrized(layer):
+        weight: Any = layer.weight
+    else:
+        norm: Any = layer.parametrizations["weight"]  # type: ignore[index]
+        weight = _Normalise.apply(norm.original, norm[0].u, norm[0].v)
+    return cast(Tensor, weight)
+
+
+class _Normalise(torch.autograd.Function):
+    """W / sigma, sigma = u . (W v), with the gradient (G - <G, W/sigma> u v^T) / sigma in one go."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, u: Tensor, v: Tensor) -> Tensor:
+        sigma = torch.dot(u, weight.flatten(1).mv(v))
+        normalised = weight / sigma
+        ctx.save_for_backward(normalised, u.clone(), v.clone(), sigma)  # u and v move before the next backward
+        return normalised
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        normalised, u, v, sigma = ctx.saved_tensors
+        along = torch.outer(u, v * (gradient * normalised).sum())
+        return (gradient - along.view_as(gradient)) / sigma, None, None
 
 
 def _fold_block(block: Block, pool: bool) -> BlockWeights:
-    conv2 = block.conv2.weight
+    conv2 = _weight(block.conv2)
     conv2 = conv2 * block.gain.view(-1, *[1] * (conv2.ndim - 1))
     bias2 = block.conv2.bias * block.gain
     shortcut = None
     if not isinstance(block.shortcut, nn.Identity):
-        shortcut, bias2 = block.shortcut.weight, bias2 + block.shortcut.bias
-    if pool:
-        conv2 = _pooled(conv2)
-        shortcut = None if shortcut is None else _pooled(shortcut)
-    return BlockWeights(block.conv1.weight, block.conv1.bias, conv2, bias2, shortcut)
+        shortcut, bias2 = _weight(block.shortcut), bias2 + block.shortcut.bias
+    return BlockWeights(_weight(block.conv1), block.conv1.bias, conv2, bias2, shortcut, pool)
 
 
 def _to_channels_last(weight: Tensor) -> Tensor:
     return weight.contiguous(memory_format=torch.channels_last) if weight.ndim == 4 else weight
-
-
-def _pooled(weight: Tensor) -> Tensor:
-    """The 4x4 kernel of stride 2 that is a 3x3 convolution followed by 2x2 average pooling; exact at the borders."""
-    shifted = [functional.pad(weight, (a, 1 - a, b, 1 - b)) for a in (0, 1) for b in (0, 1)]
-    return torch.stack(shifted).mean(dim=0)

@@ -56,8 +56,8 @@ class ResBlock(nn.Module):
         elif self.resample == "up":
             h, x = functional.interpolate(h, scale_factor=2), functional.interpolate(x, scale_factor=2)
         h = self.conv1(h)
-        scale, shift = self.level(functional.silu(embedding))[:, :, None, None].chunk(2, dim=1)
-        h = functional.silu(self.norm2(h) * (1 + scale) + shift)
+        scale, shift = self.level(embedding)[:, :, None, None].chunk(2, dim=1)
+        h = functional.silu(torch.addcmul(shift, self.norm2(h), 1 + scale))
         return self.conv2(dropout(h, self.dropout, rng)) + self.skip(x)
 
 
@@ -178,7 +178,7 @@ class Initializer(nn.Module):
             rng: randomness of the dropout masks while training; None = no dropout.
         """
         embedding = self.level2(functional.silu(self.level1(sinusoid(logsnr, self.width))))
-        embedding = embedding + one_hot_label(self.label, label, x_t)
+        embedding = functional.silu(embedding + one_hot_label(self.label, label, x_t))
         h = self.stem(functional.pixel_unshuffle(x_t, self.patch) if self.patch > 1 else x_t)
         skips = [h]
         for stack in self.down:

@@ -352,4 +352,4 @@ def test_no_more_arithmetic_than_the_method_needs(fold_pooling: bool) -> None:
     with torch.no_grad(), Count() as g:
         pair.initializer(y, torch.zeros(2))
     expected = (2 * 15 + 6) * f.flops + 3 * g.flops
-    assert 0.7 * expected < count.flops <= 1.005 * expected
+    assert (0.6 if fold_pooling else 0.995) * expected < count.flops <= 1.005 * expected
