@@ -31,8 +31,9 @@ from cdrl.method.rng import Rng
 from cdrl.method.sampling import Record, sample
 from cdrl.method.schedule import Schedule
 from cdrl.storage import sha256_file
+from cdrl.weights import load_tensors, pair_file
 
-__all__ = ["Model", "build_ladder", "build_schedule", "check_file", "load_tensors", "pair_file", "usual_device"]
+__all__ = ["Model", "build_ladder", "build_schedule", "usual_device"]
 
 FORMAT = 1
 
@@ -280,34 +281,5 @@ def usual_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def pair_file(number: int) -> str:
-    """The weight file of one pair."""
-    return f"pair-{number:02d}.safetensors"
-
-
 def _start(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
-
-
-def check_file(path: Path, digest: str) -> None:
-    """Compare a file with its SHA-256 (hex).
-
-    Raises:
-        RegistryError: it is missing or differs.
-    """
-    if not path.is_file():
-        raise RegistryError(f"{path.parent}: {path.name} is missing; use another copy")
-    found = sha256_file(path)
-    if found != digest:
-        raise RegistryError(f"{path}: damaged: expected SHA-256 {digest[:12]}, got {found[:12]}; use another copy")
-
-
-def load_tensors(path: Path, digest: str) -> Mapping[str, Tensor]:
-    """The tensors of a safetensors file whose SHA-256 is `digest`.
-
-    Raises:
-        RegistryError: as `check_file`.
-    """
-    check_file(path, digest)
-    tensors: Mapping[str, Tensor] = safetensors.torch.load_file(path)
-    return tensors

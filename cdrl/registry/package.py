@@ -15,7 +15,8 @@ from pydantic import ValidationError
 import cdrl
 from cdrl.errors import RegistryError
 from cdrl.evaluation.protocol import ScoreCard
-from cdrl.model import Model, pair_file
+from cdrl.model import Model
+from cdrl.weights import pair_file
 
 __all__ = ["FOLDER", "SCORECARD", "save", "scorecard", "signature"]
 

@@ -16,10 +16,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from cdrl.errors import ConfigError, RegistryError
-from cdrl.model import Model, check_file, load_tensors, pair_file
+from cdrl.model import Model
 from cdrl.runs import Checkpoint
 from cdrl.storage import sha256_file
 from cdrl.training.state import TrainState
+from cdrl.weights import check_file, load_tensors, pair_file
 
 __all__ = ["read_checkpoint", "write_checkpoint"]
 
