@@ -25,7 +25,8 @@ demo: .venv/.core
 	@$(BIN)/cdrl demo
 
 test: lint
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit tests/integration
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -n auto --dist loadfile
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/integration
 
 lint: .venv/.dev
 	@$(BIN)/flake8
