@@ -1,15 +1,19 @@
-"""Curves: what a schedule does, level by level."""
+"""Panels: what a schedule does, level by level; what chains pass through."""
 
 import io
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from cdrl.method.schedule import Schedule
+from cdrl.pictures import to_uint8
 
-__all__ = ["schedule_plot"]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["schedule_plot", "snapshots"]
 
 FEW = 32
 """So many levels are drawn as points, more as a line."""
@@ -57,3 +61,24 @@ def schedule_plot(schedule: Schedule) -> Image.Image:
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)
     return Image.open(buffer).convert("RGB")
+
+
+def snapshots(axes: "Axes", columns: list[Tensor], captions: list[str]) -> None:
+    """A chain a row, a snapshot a column; of points, each snapshot's cloud beside the one before."""
+    if columns[0].ndim == 4:
+        tiles = torch.stack([to_uint8(column) for column in columns], dim=1)  # (B, S, C, H, W)
+        rows, number, channels, side = tiles.shape[:4]
+        padded = torch.full((rows, number, channels, side + 1, side + 1), 128, dtype=torch.uint8)
+        padded[..., :side, :side] = tiles
+        picture = padded.permute(0, 3, 1, 4, 2).reshape(rows * (side + 1), number * (side + 1), channels)
+        axes.imshow(picture.expand(-1, -1, 3).numpy(), interpolation="nearest")
+        pitch, start = side + 1.0, side / 2
+    else:
+        reach = 1.2 * max(column.abs().max().item() for column in columns[:3])
+        pitch, start = 2 * reach, 0.0
+        for number, column in enumerate(columns):
+            inside = column[column.abs().amax(dim=1) < reach]
+            axes.scatter(inside[:, 0] + number * pitch, inside[:, 1], s=2, linewidths=0, color="black")
+        axes.set(xlim=(-reach, (len(columns) - 0.5) * pitch), ylim=(-reach, reach), aspect="equal")
+    axes.set_xticks([start + number * pitch for number in range(len(captions))], captions, fontsize=8)
+    axes.set_yticks([])

@@ -16,6 +16,7 @@ from cdrl.cli import (
     likelihood,
     ood,
     registry,
+    replay,
     sample,
     schedule,
     train,
@@ -41,4 +42,5 @@ def attach(app: typer.Typer) -> None:
     app.command()(density.density)
     app.command()(likelihood.likelihood)
     app.command()(chain.chain)
+    app.command()(replay.replay)
     app.command()(bench.bench)

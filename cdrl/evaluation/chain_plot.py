@@ -5,10 +5,9 @@ from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image
-from torch import Tensor
 
 from cdrl.evaluation.long_chains import Chains, Kind, LevelChains
-from cdrl.pictures import to_uint8
+from cdrl.plots import snapshots
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,7 +43,7 @@ def chain_plot(chains: Chains) -> Image.Image:
             if (level, kind) in by_place:
                 each = by_place[level, kind]
                 captions = ["$x_0$", "$x_t$", *map(_count, each.shown)]
-                _snapshots(axes, [chains.x_0, each.x_t, *each.snapshots], captions)
+                snapshots(axes, [chains.x_0, each.x_t, *each.snapshots], captions)
                 axes.set_title(f"level {level}, {kind}: $x_s$ after so many steps", fontsize=10)
             else:
                 axes.text(0.5, 0.5, "no conditional at the top", ha="center", va="center", fontsize=10)
@@ -56,27 +55,6 @@ def chain_plot(chains: Chains) -> Image.Image:
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)
     return Image.open(buffer).convert("RGB")
-
-
-def _snapshots(axes: "Axes", columns: list[Tensor], captions: list[str]) -> None:
-    """A chain a row, a snapshot a column; of points, each snapshot's cloud beside the one before."""
-    if columns[0].ndim == 4:
-        tiles = torch.stack([to_uint8(column) for column in columns], dim=1)  # (B, S, C, H, W)
-        rows, number, channels, side = tiles.shape[:4]
-        padded = torch.full((rows, number, channels, side + 1, side + 1), 128, dtype=torch.uint8)
-        padded[..., :side, :side] = tiles
-        picture = padded.permute(0, 3, 1, 4, 2).reshape(rows * (side + 1), number * (side + 1), channels)
-        axes.imshow(picture.expand(-1, -1, 3).numpy(), interpolation="nearest")
-        pitch, start = side + 1.0, side / 2
-    else:
-        reach = 1.2 * max(column.abs().max().item() for column in columns[:3])
-        pitch, start = 2 * reach, 0.0
-        for number, column in enumerate(columns):
-            inside = column[column.abs().amax(dim=1) < reach]
-            axes.scatter(inside[:, 0] + number * pitch, inside[:, 1], s=2, linewidths=0, color="black")
-        axes.set(xlim=(-reach, (len(columns) - 0.5) * pitch), ylim=(-reach, reach), aspect="equal")
-    axes.set_xticks([start + number * pitch for number in range(len(captions))], captions, fontsize=8)
-    axes.set_yticks([])
 
 
 def _curves(accepted: "Axes", density: "Axes", here: list[LevelChains]) -> None:

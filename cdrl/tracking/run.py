@@ -97,6 +97,12 @@ class TrackedRun:
         if len(self._metrics) >= MAX_METRICS or time.monotonic() - self._flushed_s > MAX_WAIT_S:
             self.flush()
 
+    def history(self, name: str) -> dict[int, float]:
+        """A metric by step; empty where it was never recorded. Of a step that was recorded twice, the newer value."""
+        with server.translated(self.uri):
+            found = self._client.get_metric_history(self.mlflow_run_id, name)
+        return {metric.step: metric.value for metric in sorted(found, key=lambda metric: metric.timestamp)}
+
     def flush(self) -> None:
         """Send the waiting metrics. On an error they stay and the next call tries again.
 

@@ -75,6 +75,10 @@ class Grid:
         """The rank that speaks for a pair: its first replica."""
         return pair if self.world > self.num_pairs else pair % self.world
 
+    def prefix(self, pair: int) -> str:
+        """What the metrics of a pair are named with: nothing where it is the only one."""
+        return f"pair_{pair}/" if self.num_pairs > 1 else ""
+
     def synchroniser(self) -> Synchronise | None:
         """The gradient average over this rank's replicas, as one flat all-reduce; None where there is one replica.
 

@@ -78,7 +78,7 @@ def _work(config: Config, board: Any, score: Score | None) -> None:
     def log(metrics: dict[int, StepMetrics]) -> bool:
         for number, mean in _means(metrics, grid).items():
             if grid.owner(number) == grid.rank:
-                post("metrics", {f"{_prefix(number, num_pairs)}{name}": value for name, value in mean.items()})
+                post("metrics", {f"{grid.prefix(number)}{name}": value for name, value in mean.items()})
         return grid.any(grid.rank == 0 and ray.get(board.should_stop.remote()))
 
     def sample() -> None:
@@ -110,10 +110,6 @@ def _means(metrics: dict[int, StepMetrics], grid: Grid) -> dict[int, dict[str, f
         table[number] = torch.tensor(values, dtype=torch.float64) / grid.num_replicas
     table = grid.sum(table)
     return {number: dict(zip(names, table[number].tolist(), strict=True)) for number in metrics}
-
-
-def _prefix(number: int, num_pairs: int) -> str:
-    return f"pair_{number}/" if num_pairs > 1 else ""
 
 
 def _picture(model: Model) -> Image.Image:

@@ -16,7 +16,9 @@ from cdrl.data.prepare import prepare
 from cdrl.model import Model
 from cdrl.runs import RunRecord, fetch_model
 from cdrl.session import connected
+from cdrl.tracking.run import TrackedRun
 from cdrl.training.launch import launch
+from cdrl.training.replay import logged_before, replay, start_before
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -97,6 +99,17 @@ def test_a_shared_pair_sees_the_same_losses_with_any_number_of_workers(folder: P
         for step in range(1, 21):  # later on, the order of summation has grown into the weights
             # the energy net's loss is a small difference of f at two places
             assert seen[step] == pytest.approx(expected[step], rel=1e-5, abs=1e-5 * size_of_f[step])
+
+
+def test_a_replayed_update_has_the_losses_that_were_logged(folder: Path) -> None:
+    several = load("digits", settings(folder, "two-workers", "pairs=per_level", "training.num_updates=12"))
+    alone = load("digits", settings(folder, "alone", "cluster.num_workers=1"))
+    for config, step, begin in ((several, 8, 0), (alone, 66, 60)):  # the last two checkpoints are kept
+        record = trained(config)  # by the tests above, or now
+        start = start_before(record, step)
+        logged = logged_before(TrackedRun.attach(record), config, start, step)
+        assert start.step == begin and logged is not None
+        assert replay(record, step, start).metrics == dict([logged])
 
 
 def test_a_killed_worker_costs_the_updates_since_the_checkpoint(folder: Path, shared: RunRecord) -> None:

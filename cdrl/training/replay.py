@@ -1,0 +1,219 @@
+r"""One update of a run again, from the nearest checkpoint before it, with everything that it saw (`cdrl replay`).
+
+Everything random is keyed by (seed, pair, step, chunk) and a checkpoint is the whole state, so update N after a
+checkpoint at M < N is the update that the run made, and its metrics are those that the run logged. One process stands
+for all workers: workers of different pairs exchange nothing in an update, so their number is of no consequence;
+replicas of one pair add up gradients in another order, which changes last bits.
+"""
+
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from cdrl import storage
+from cdrl.config import Config
+from cdrl.data import Dataset
+from cdrl.errors import ConfigError, RegistryError
+from cdrl.method.cooperative import StepMetrics
+from cdrl.method.pairs import groups_of_levels
+from cdrl.runs import RunRecord
+from cdrl.tracking.run import TrackedRun
+from cdrl.training.checkpoint import read_checkpoint
+from cdrl.training.grid import Grid
+from cdrl.training.loop import Hooks, train
+from cdrl.training.state import TrainState
+from cdrl.training.watched import Seen, watch
+
+__all__ = ["Level", "Replay", "Start", "logged_before", "replay", "start_before"]
+
+CHECKPOINT_FILE = r"model\.json|(pair|train)-\d\d+\.safetensors"
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a replay starts: a checkpoint, or with `uri` None the fresh state, which the seed decides."""
+
+    step: int
+    uri: str | None
+
+
+@dataclass(frozen=True)
+class Level:
+    """The images of one level in one update, on the CPU, in units of x_s; n rows.
+
+    Attributes:
+        label: (n,) or None.
+        x_0, x_t, x_pos: (n, ...); x_pos is the noisy image that f learns from.
+        chain: (S, n, ...) from the initializer's draw to the refined sample.
+        f, gradient: (S, n) f and |grad f| along the chain.
+        f_pos, f_neg, loss, displacement: (n,) as in `StepMetrics`, of each image.
+    """
+
+    level: int
+    label: Tensor | None
+    x_0: Tensor
+    x_t: Tensor
+    x_pos: Tensor
+    chain: Tensor
+    f: Tensor
+    gradient: Tensor
+    f_pos: Tensor
+    f_neg: Tensor
+    loss: Tensor
+    displacement: Tensor
+
+
+@dataclass(frozen=True)
+class Replay:
+    """An update, seen again.
+
+    Attributes:
+        step: N, updates made once it was done.
+        levels: those that were drawn, in order; none while the initializer trains alone, which runs no chain.
+        metrics: by the name under which they are logged, for N and for the other update that was asked for.
+    """
+
+    step: int
+    levels: tuple[Level, ...]
+    metrics: dict[int, dict[str, float]]
+
+
+def start_before(record: RunRecord, step: int) -> Start:
+    """The newest checkpoint from which update N follows.
+
+    Raises:
+        ConfigError: the run has no such update.
+    """
+    num_updates = record.config.training.num_updates
+    if not 1 <= step <= num_updates:
+        raise ConfigError(f"--step: run {record.run_id} has updates 1 ... {num_updates}, got {step}")
+    known = {state.step: uri for uri, state in record.checkpoints().items() if state.step < step}
+    return Start(max(known), known[max(known)]) if known else Start(0, None)
+
+
+def logged_before(tracked: TrackedRun, config: Config, start: Start, step: int) -> tuple[int, dict[str, float]] | None:
+    """The newest update up to N, after the start, at which the run logged its metrics, and these; None = there is none.
+
+    Raises:
+        TrackingError: the server cannot be read.
+    """
+    grid, names = _grid(config), [field.name for field in fields(StepMetrics)]
+    named = [f"{grid.prefix(number)}{name}" for number in range(grid.num_pairs) for name in names]
+    histories = {name: tracked.history(name) for name in named}
+    steps = [at for at in histories[named[0]] if start.step < at <= step]
+    return (max(steps), {name: by_step[max(steps)] for name, by_step in histories.items()}) if steps else None
+
+
+def replay(
+    record: RunRecord,
+    step: int,
+    start: Start,
+    *,
+    also: int | None = None,
+    uri: str | None = None,
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> Replay:
+    """Train from `start` to N and watch the last update. On a CPU in one thread, as workers do.
+
+    Args:
+        step: N.
+        also: another update whose metrics are wanted, on the way.
+        uri: the run's dataset, where it moved.
+
+    Raises:
+        ConfigError: the data are not those of the run.
+        DataError, StorageError, RegistryError: they or the checkpoint are damaged or not there.
+        Diverged: as the run did.
+    """
+    place, config = uri or record.config.data.uri, record.config
+    dataset = Dataset.open(place, cache=config.data.cache)
+    if dataset.manifest.digest != record.manifest_digest:
+        raise ConfigError(
+            f"run {record.run_id!r} was trained on other data: expected manifest {record.manifest_digest[:12]}, "
+            f"{place} has {dataset.manifest.digest[:12]}; give the run's dataset with --data"
+        )
+    config = config.model_copy(update={"run": config.run.model_copy(update={"log_every": 1})})
+    use_gpu = config.cluster.use_gpu and torch.cuda.is_available()
+    if not use_gpu:
+        torch.set_num_threads(1)
+    grid = _grid(config)
+    state = TrainState(config, grid, torch.device("cuda" if use_gpu else "cpu"))
+    if start.uri is not None:
+        with _local(start.uri, record) as folder:
+            read_checkpoint(state, folder, record.manifest_digest)
+    metrics: dict[int, dict[str, float]] = {}
+    seen: list[Seen] = []
+
+    def log(found: dict[int, StepMetrics]) -> bool:
+        nonlocal seen
+        progress(f"updates {start.step + 1} ... {step}", state.step - start.step, step - start.step)
+        if state.step in (step, also):
+            metrics[state.step] = {
+                f"{grid.prefix(number)}{name}": value.item()
+                for number, each in found.items()
+                for name, value in vars(each).items()
+            }
+        if state.step == step - 1:
+            seen = watch(state)
+        return state.step == step
+
+    if state.step == step - 1:
+        seen = watch(state)
+    train(state, dataset, Hooks(log, lambda: None, lambda: None))
+    levels = sorted((level for each in seen for level in _levels(each, config.training.num_steps)), key=_number)
+    return Replay(step, tuple(levels), metrics)
+
+
+def _grid(config: Config) -> Grid:
+    """One process for all pairs."""
+    return Grid(len(groups_of_levels(config.pairs, config.schedule.num_levels)), config.training.num_chunks)
+
+
+def _levels(seen: Seen, num_steps: int) -> Iterator[Level]:
+    """What was seen, level by level."""
+    if seen.y_pos is None:
+        return
+    assert seen.x_t is not None and seen.y_neg is not None and seen.f_pos is not None and seen.f_neg is not None
+    tr = seen.transition
+    chain = torch.stack(seen.y) / tr.scale
+    # as in `cooperative_step`: a chain adds K steps' noise, the one-shot draw that of the transition
+    one_shot = num_steps == 0 and len(seen.y) == 2
+    noise = tr.sigma_ts if one_shot else (max(num_steps, 1) * tr.step_size).sqrt()
+    moved = (seen.y_neg - seen.y[0]).flatten(1).square().mean(dim=1).sqrt()
+    loss = tr.loss_weight.flatten() * (seen.f_neg - seen.f_pos)
+    f, gradient = torch.stack(seen.f), torch.stack(seen.gradient)
+    columns = (seen.x_0, seen.x_t, seen.y_pos / tr.scale)
+    scalars = (seen.f_pos, seen.f_neg, loss, moved / noise.flatten())
+    for level in seen.level.unique().tolist():
+        rows = (seen.level == level).nonzero().flatten()
+        yield Level(
+            level,
+            None if seen.label is None else seen.label[rows].cpu(),
+            *(column[rows].cpu() for column in columns),
+            *(along[:, rows].cpu() for along in (chain, f, gradient)),
+            *(scalar[rows].cpu() for scalar in scalars),
+        )
+
+
+def _number(level: Level) -> int:
+    return level.level
+
+
+@contextmanager
+def _local(uri: str, record: RunRecord) -> Iterator[Path]:
+    """The checkpoint as a folder of this machine, fetched for the while where it is none."""
+    if storage.is_local(uri):
+        yield storage.local_path(uri)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("state.json", *record.checkpoints()[uri].files):
+            if name != "state.json" and not re.fullmatch(CHECKPOINT_FILE, name):
+                raise RegistryError(f"{uri}/state.json: refused to fetch a file named {name!r}")
+            storage.download(storage.join(uri, name), Path(folder) / name)
+        yield Path(folder)
