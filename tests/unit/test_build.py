@@ -10,6 +10,7 @@ from cdrl.build import build_formulation, build_ladder, build_schedule, check_bu
 from cdrl.config import ComputeConfig, load, presets
 from cdrl.errors import ConfigError
 from cdrl.method.fast import Fast
+from cdrl.method.fast.graph import GraphedChain
 from cdrl.method.formulation import Plain
 from cdrl.method.sampling import target_at
 from cdrl.model import Model
@@ -100,3 +101,12 @@ def test_densities_are_computed_exactly_whatever_samples_are() -> None:
     expected = target_at(*common, y).log_prob(y)
     torch.testing.assert_close(target_at(*common, y, formulation=exact).log_prob(y), expected, rtol=1e-5, atol=1e-2)
     assert (target_at(*common, y, formulation=model.formulation).log_prob(y) - expected).abs().max() > 0.1
+
+
+@pytest.mark.parametrize(("capability", "chain"), [((9, 0), "fp16"), ((8, 0), "tf32")])
+def test_auto_on_a_gpu(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], chain: str) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    usual = build_formulation(ComputeConfig(), torch.device("cuda"))
+    assert isinstance(usual, Fast) and usual.compile and usual.graph and usual.device_type == "cuda"
+    assert (usual.chain_precision, usual.loss_precision, usual.initializer_precision) == (chain, "tf32", "tf32")
+    assert isinstance(usual.chain, GraphedChain)
