@@ -154,3 +154,9 @@ def test_killed_and_interrupted_it_ends_as_if_nothing_had_been(s3: str, tmp_path
     again = Train(s3, tmp_path, "broken", "--address", "127.0.0.1:1")  # no Ray there: a finished run needs none
     assert again.end() == 0, again.log.read_text()
     assert f"complete: run broken at {NUM_UPDATES} updates" in again.log.read_text()
+
+    step, drawn = 2 * CHECKPOINT_EVERY + 2, tmp_path / "update.png"
+    replay = [CDRL, "replay", "straight", "--root", str(tmp_path / "runs"), "--step", str(step), "--picture", drawn]
+    told = subprocess.run(replay, check=True, capture_output=True, text=True).stdout
+    assert f"2 to make from the checkpoint at {step - 2}" in told and "equal the logged ones exactly" in told
+    assert Image.open(drawn).height > 500
