@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ class Model:
         """Where the weights are."""
         return next(self.ladder.parameters()).device
 
-    @property
+    @cached_property
     def exact(self) -> Formulation:
         """The formulation for log-densities: log p = f/step_size multiplies a rounding of f at level 0 by 1e5."""
         precision = {"chain_precision": "fp32", "loss_precision": "fp32"}

@@ -61,6 +61,11 @@ class Manifest(Part):
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    @property
+    def has_holdout(self) -> bool:
+        """Whether any rows are kept from training."""
+        return "holdout" in self.splits and self.splits["holdout"].rows > 0
+
     @model_validator(mode="after")
     def _parts_agree(self) -> "Manifest":
         if len(self.shape) not in (1, 3) or min(self.shape) < 1:

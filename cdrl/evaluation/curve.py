@@ -111,16 +111,10 @@ def score_curve(
             )
             points.append(point)
             shown.append(drawn.images[first])
-    floor, floor_of, num_floor = scorer.floor
     card = CurveCard(
         setting=setting,
         points=tuple(points),
-        floor=floor,
-        floor_of=floor_of,
-        num_floor=num_floor,
-        model_digest=scorer.model.digest,
-        config_digest=scorer.model.config.digest,
-        step=scorer.model.step,
+        **scorer.provenance,
         run_id=run_id,
         which=which,
     )

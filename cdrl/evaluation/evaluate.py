@@ -53,7 +53,6 @@ def evaluate(
         DataError, StorageError, RegistryError: data, weights or model are missing, damaged or out of reach.
     """
     scorer = Scorer(ref, config, progress)
-    floor, floor_of, num_floor = scorer.floor
     alone, k0 = None, None
     with scorer.session():  # one for both sets
         main = scorer.draw(config.sampling)
@@ -67,12 +66,7 @@ def evaluate(
         scores=main.scores,
         k0=k0,
         k0_sampling=alone,
-        floor=floor,
-        floor_of=floor_of,
-        num_floor=num_floor,
-        model_digest=scorer.model.digest,
-        config_digest=scorer.model.config.digest,
-        step=scorer.model.step,
+        **scorer.provenance,
         run_id=run_id,
         which=which,
         seconds=round(main.seconds, 3),

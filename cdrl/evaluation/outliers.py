@@ -23,6 +23,7 @@ from torch import Tensor
 from cdrl.data import Dataset, Manifest
 from cdrl.errors import ConfigError, DataError
 from cdrl.evaluation.detection import MIN_IMAGES
+from cdrl.evaluation.held_out import check_data, spread
 from cdrl.method.rng import Rng
 from cdrl.model import Model
 from cdrl.pictures import from_uint8, to_uint8
@@ -70,12 +71,8 @@ def image_sets(model: Model, uri: str, against: Sequence[str], num_images: int, 
         DataError, StorageError: a dataset is missing or damaged.
     """
     cache, manifest = model.config.data.cache, Manifest.read(uri)
-    if manifest.digest != model.manifest_digest:
-        raise ConfigError(
-            f"{uri}: holds the dataset {manifest.digest[:12]}..., the model was trained on "
-            f"{model.manifest_digest[:12]}...; name the right place with --data"
-        )
-    if not _has_holdout(manifest):
+    check_data(model, uri, manifest)
+    if not manifest.has_holdout:
         raise ConfigError(f"{uri}: no hold-out split to score; prepare the data with --holdout and train on that")
     if not against or len(set(against)) < len(against) or {DATA, TRAIN} & set(against):
         raise ConfigError(f"against: expected sets that differ, none named data or train, got {list(against)}")
@@ -99,18 +96,12 @@ def _others(uri: str, ours: Manifest, cache: str | None, num_images: int) -> Ten
             f"{uri}: expected {ours.dtype} of shape {list(ours.shape)} as the model's data, got {manifest.dtype} of "
             f"{list(manifest.shape)}; prepare it again with --size and --grayscale or --rgb"
         )
-    return _read(uri, "holdout" if _has_holdout(manifest) else "train", cache, num_images)
-
-
-def _has_holdout(manifest: Manifest) -> bool:
-    return "holdout" in manifest.splits and manifest.splits["holdout"].rows > 0
+    return _read(uri, "holdout" if manifest.has_holdout else "train", cache, num_images)
 
 
 def _read(uri: str, split: str, cache: str | None, num_images: int) -> Tensor:
     dataset = Dataset.open(uri, split, cache)
-    rows = np.linspace(0, len(dataset) - 1, min(num_images, len(dataset))).astype(np.int64)
-    stored = torch.from_numpy(dataset.images(rows))
-    return from_uint8(stored) if stored.dtype == torch.uint8 else stored
+    return spread(dataset, split, np.arange(len(dataset)), num_images).x
 
 
 def outliers(name: str, x: Tensor, seed: int = 0) -> Tensor:

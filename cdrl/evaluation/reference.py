@@ -30,9 +30,8 @@ class Reference:
         data = config.data
         self._config, self._device = config, device
         self.train = Dataset.open(data.uri, cache=data.cache)
-        splits = self.train.manifest.splits
-        has_holdout = "holdout" in splits and splits["holdout"].rows > 0
-        self.holdout = Dataset.open(data.uri, "holdout", data.cache) if has_holdout else None
+        kept = self.train.manifest.has_holdout
+        self.holdout = Dataset.open(data.uri, "holdout", data.cache) if kept else None
         self.extractor = extractor_for(config, self.train, self.holdout, device)
         self.measured = measure(self.train.images, len(self.train), self.extractor)
 

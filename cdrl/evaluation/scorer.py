@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from numpy.typing import NDArray
 
@@ -14,7 +15,7 @@ from cdrl.evaluation.fidelity import MAX_NEIGHBOUR_ROWS, NEIGHBOURS
 from cdrl.evaluation.generate import generate
 from cdrl.evaluation.protocol import Protocol, Scores
 from cdrl.evaluation.reference import Reference
-from cdrl.model import Model, usual_device
+from cdrl.model import Model
 from cdrl.runs import fetch_model
 from cdrl.session import connected
 
@@ -46,7 +47,7 @@ class Scorer:
     def __init__(self, ref: str | Path, config: Config, progress: Progress | None = None) -> None:
         self._report = progress or (lambda what, done, total: None)
         self._directory, self._config = fetch_model(str(ref)), config
-        self.model = Model.load(self._directory, usual_device())
+        self.model = Model.load(self._directory)
         if self.model.config.identity != config.identity:
             raise ConfigError(
                 f"{ref}: this model has another configuration (run {self.model.config.run_id}, asked for "
@@ -99,6 +100,13 @@ class Scorer:
             sampling=sampling,
             seed=config.evaluation.seed,
         )
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What every card holds: the floor, and which weights of which configuration were scored."""
+        floor, floor_of, num_floor = self.floor
+        found = {"floor": floor, "floor_of": floor_of, "num_floor": num_floor, "step": self.model.step}
+        return found | {"model_digest": self.model.digest, "config_digest": self.model.config.digest}
 
 
 def counter(report: Progress, what: str, total: int) -> Callable[[int], None]:

@@ -100,7 +100,6 @@ class Fast:
     def cast(self, weights: EnergyWeights, precision: Precision) -> EnergyWeights:
         """Weights in the format of a pass; the head's stay, since features are summed and weighed in float32."""
         dtype = dtype_of(precision)
-
         if dtype is None:
             return weights
         return map_tensors(weights, lambda weight: weight.to(dtype))._replace(top=weights.top)

@@ -10,10 +10,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from cdrl.method.fast.weights import BlockWeights, EnergyWeights
+from cdrl.method.nets.energy import SLOPE, activation
 
 __all__ = ["gradient", "value"]
-
-SLOPE = 0.2
 
 
 def value(y: Tensor, weights: EnergyWeights, patch: int) -> Tensor:
@@ -24,7 +23,7 @@ def value(y: Tensor, weights: EnergyWeights, patch: int) -> Tensor:
         h = _pool(h, weights.stages[number - 1][-1]) if number else h
         for block in stage:
             shift = block.shift.repeat(times, 1)
-            u = functional.leaky_relu(_layer(functional.leaky_relu(h, SLOPE), block.conv1) + _space(shift, h), SLOPE)
+            u = activation(_layer(activation(h), block.conv1) + _space(shift, h))
             h = _layer(u, block.conv2, block.bias2, block.pools) + _shortcut(h, block)
     features = functional.relu(h).to(weights.top.dtype)
     features = features if features.ndim == 2 else features.sum(dim=(2, 3))
@@ -39,7 +38,7 @@ def gradient(y: Tensor, weights: EnergyWeights, patch: int) -> Tensor:
     for number, stage in enumerate(weights.stages):
         h = _pool(h, weights.stages[number - 1][-1]) if number else h
         for block in stage:
-            a = functional.leaky_relu(h, SLOPE)
+            a = activation(h)
             u = functional.leaky_relu_(_layer(a, block.conv1).add_(_space(block.shift, h)), SLOPE)
             h = _layer(u, block.conv2, block.bias2, block.pools).add_(_shortcut(h, block))
             kept.append((a, u))

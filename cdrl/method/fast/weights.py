@@ -19,6 +19,7 @@ from torch.nn.utils import parametrize
 from cdrl.method.fast.tensors import map_tensors
 from cdrl.method.nets.embedding import one_hot_label, sinusoid
 from cdrl.method.nets.energy import Block, EnergyNet, activation
+from cdrl.method.nets.spectral import spectral_norm
 
 __all__ = ["BlockWeights", "EnergyWeights", "Folded", "fold"]
 
@@ -135,7 +136,7 @@ class _Normalise(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, u: Tensor, v: Tensor) -> Tensor:
-        sigma = torch.dot(u, weight.flatten(1).mv(v))
+        sigma = spectral_norm(weight, u, v)
         normalised = weight / sigma
         ctx.save_for_backward(normalised, u.clone(), v.clone(), sigma)  # u and v move before the next backward
         return normalised

@@ -19,9 +19,12 @@ from cdrl.method.nets.spectral import Layer, spectral
 __all__ = ["EnergyNet"]
 
 
+SLOPE = 0.2
+
+
 def activation(x: Tensor) -> Tensor:
-    """Leaky ReLU with slope 0.2."""
-    return functional.leaky_relu(x, 0.2)
+    """Leaky ReLU."""
+    return functional.leaky_relu(x, SLOPE)
 
 
 def over_space(vector: Tensor, x: Tensor) -> Tensor:

@@ -12,11 +12,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrize
 
-__all__ = ["Layer", "power_iterate", "spectral"]
+__all__ = ["Layer", "power_iterate", "spectral", "spectral_norm"]
 
 NUM_WARMUP_ITERATIONS = 20
 
 Layer = TypeVar("Layer", bound=nn.Module)
+
+
+def spectral_norm(weight: Tensor, u: Tensor, v: Tensor) -> Tensor:
+    """sigma = u . (W v), a scalar: the spectral norm of W where u (rows,) and v (columns,) are its singular vectors."""
+    return torch.dot(u, weight.flatten(1).mv(v))
 
 
 class SpectralNorm(nn.Module):
@@ -34,8 +39,7 @@ class SpectralNorm(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """The normalised weight; differentiable in the weight, with u and v constant."""
-        sigma = torch.dot(self.u, weight.flatten(1).mv(self.v))
-        return weight / sigma
+        return weight / spectral_norm(weight, self.u, self.v)
 
 
 def spectral(layer: Layer) -> Layer:
