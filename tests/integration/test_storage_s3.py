@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +57,7 @@ def test_the_arrow_file_system_sees_the_same_bytes(s3: str) -> None:
 
 
 def test_what_is_not_there_is_named(s3: str, tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match=f"cannot read {s3}/x at http://127.0.0.1:.*404"):
+    with pytest.raises(StorageError, match=f"cannot read {s3}/x at http://127.0.0.1:.*NoSuchKey"):
         storage.read_bytes(f"{s3}/x")
     with pytest.raises(StorageError, match=f"cannot download {s3}/x"):
         storage.download(f"{s3}/x", tmp_path / "x")
@@ -67,15 +66,14 @@ def test_what_is_not_there_is_named(s3: str, tmp_path: Path) -> None:
         storage.exists("s3://cdrl-no-such-bucket/x")
 
 
-def test_an_unreachable_endpoint_is_one_line_within_seconds(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_endpoint_is_one_line(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{free.getsockname()[1]}"
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-    start = time.monotonic()
-    with pytest.raises(StorageError, match=f"cannot look for .*manifest.json at {endpoint}: .*connect") as caught:
+    expected = rf"cannot look for .*manifest.json at {endpoint}: .*connect.*; tried for \d+ s$"
+    with storage.patience(0.1), pytest.raises(StorageError, match=expected) as caught:
         Dataset.open(f"{s3}/digits")
-    assert time.monotonic() - start < 20
     assert "\n" not in str(caught.value)
 
 
