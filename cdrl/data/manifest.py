@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from cdrl import storage
 from cdrl.errors import DataError
 
-__all__ = ["FILE_NAME", "SHARD_NAME", "Manifest", "Shard", "Split"]
+__all__ = ["FILE_NAME", "SHARD_NAME", "Failure", "Manifest", "Origin", "Shard", "Split"]
 
 FILE_NAME = "manifest.json"
 SHARD_NAME = re.compile(r"^(train|holdout)-[0-9]{5,}-[0-9a-f]{12}\.arrow$")
@@ -40,15 +40,37 @@ class Split(Part):
     shards: tuple[Shard, ...]
 
 
+class Failure(Part):
+    """One row of the source that could not be read: which, and why."""
+
+    where: str
+    reason: str
+
+
+class Origin(Part):
+    """Where the rows lay when they were prepared, and which of them could not be read: no part of the content.
+
+    Attributes:
+        path, holdout_path: as `cdrl data prepare` was given them.
+        num_failures: rows left out; `failures` lists the first few hundred.
+    """
+
+    path: str | None = None
+    holdout_path: str | None = None
+    num_failures: int = Field(0, ge=0)
+    failures: tuple[Failure, ...] = ()
+
+
 class Manifest(Part):
     """A dataset as prepared: where it came from, what its rows look like, and which shards hold them.
 
     Attributes:
-        source, options: what `cdrl data prepare` was asked for.
+        source, options: what `cdrl data prepare` was asked for, without the paths.
         shape: (channels, height, width) of an image, or (dims,) of a point.
         dtype: `uint8`, pixels 0 ... 255, or `float32`, coordinates.
         class_names: C names; label c is `class_names[c - 1]`. Empty if there are no labels.
         mean, std: of the train split per channel or coordinate, in the units of dtype.
+        origin: where the rows lay; datasets prepared before it existed keep their paths among the options.
     """
 
     format: Literal[1] = FORMAT
@@ -60,6 +82,12 @@ class Manifest(Part):
     splits: dict[Literal["train", "holdout"], Split]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    origin: Origin | None = None
+
+    @property
+    def path(self) -> str | None:
+        """Where the rows lay, as `cdrl data prepare` was told; None for sources that bring their own."""
+        return self.options.get("path") if self.origin is None else self.origin.path
 
     @property
     def has_holdout(self) -> bool:
@@ -78,8 +106,12 @@ class Manifest(Part):
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 (hex) over the canonical JSON of everything else; through the shards' digests, over every pixel."""
-        content = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        """SHA-256 (hex) over the canonical JSON of all but the origin; through the shards' digests, over every pixel.
+
+        The same rows prepared from another place are the same dataset.
+        """
+        tree = self.model_dump(mode="json", exclude={"origin"})
+        content = json.dumps(tree, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(content.encode()).hexdigest()
 
     @classmethod

@@ -188,7 +188,7 @@ def _downloaded() -> Path:
 
 def _dataset_name(manifest: Manifest) -> str:
     """`digits`, `cifar10` (torchvision:CIFAR10), or the last folder's name of a source that has a path."""
-    path = manifest.options.get("path")
+    path = manifest.path
     if path is None:
         return manifest.source.rpartition(":")[2].lower()
     folders = [part for part in Path(path).parts if not set(part) & set("*?[.")]
