@@ -23,6 +23,7 @@ __all__ = [
     "filesystem",
     "listing",
     "read_bytes",
+    "read_range",
     "remove",
     "sha256_file",
     "upload",
@@ -41,6 +42,27 @@ def read_bytes(uri: str) -> bytes:
             return local_path(uri).read_bytes()
     bucket, key = bucket_key(uri)
     return persistent("read", uri, lambda: client().get_object(Bucket=bucket, Key=key)["Body"].read())
+
+
+def read_range(uri: str, start: int, size: int) -> bytes:
+    """`size` > 0 bytes from place `start` on.
+
+    Raises:
+        StorageError: not there, shorter than that, not allowed or not reachable.
+    """
+    if is_local(uri):
+        with _explained("read", uri), local_path(uri).open("rb") as file:
+            file.seek(start)
+            content = file.read(size)
+    else:
+        bucket, key = bucket_key(uri)
+        span = f"bytes={start}-{start + size - 1}"
+        content = persistent(
+            "read", uri, lambda: client().get_object(Bucket=bucket, Key=key, Range=span)["Body"].read()
+        )
+    if len(content) < size:
+        raise StorageError(f"cannot read {uri}: it ends at byte {start + len(content)}, expected {start + size}")
+    return content
 
 
 def write_bytes(uri: str, content: bytes) -> None:
