@@ -5,6 +5,7 @@ soon, a run that has trained for days waits for an hour. A thread begins without
 `contextvars.copy_context().run(function)` carries it along.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -19,7 +20,8 @@ __all__ = ["DEFAULT_S", "Tell", "patience", "patiently"]
 T = TypeVar("T")
 
 Tell = Callable[[str, float], None]
-"""Called before each wait with one line about the fault and the seconds since the first failure of this call."""
+"""Called before each wait, and when the call has succeeded after all: one line, and the seconds lost since it was last
+called for this call; so that the sum over all is the time lost."""
 
 DEFAULT_S = 20.0
 FIRST_WAIT_S = 0.25  # the waits are drawn between 0 and 0.25, 0.5, 1, ... 10 s
@@ -42,7 +44,7 @@ def patience(seconds: float, tell: Tell | None = None) -> Iterator[None]:
 
     Args:
         seconds: how long one call tries on, counted from its first failure; 0 = no second try.
-        tell: called before each wait with a line about the fault and the seconds that this call has lost so far.
+        tell: see `Tell`.
     """
     token = _CURRENT.set(_Patience(seconds, tell))
     try:
@@ -67,7 +69,8 @@ def patiently(
 
     current, backoff = _CURRENT.get(), wait_random_exponential(multiplier=FIRST_WAIT_S, max=LONGEST_WAIT_S)
     first_failure_s: float | None = None
-    lost_s = 0.0
+    lost_s = told_s = 0.0
+    fault = ""
 
     def is_over(state: "RetryCallState") -> bool:
         nonlocal first_failure_s, lost_s
@@ -80,12 +83,19 @@ def patiently(
         return min(backoff(state), current.seconds - lost_s)
 
     def tell(state: "RetryCallState") -> None:
+        nonlocal told_s, fault
         error = state.outcome.exception() if state.outcome else None
         if current.tell is not None and error is not None:
-            current.tell(str(explained(error, lost_s)), lost_s)
+            fault = str(explained(error, lost_s))
+            current.tell(fault, lost_s - told_s)
+            told_s = lost_s
 
     again = Retrying(retry=retry_if_exception(is_transient), stop=is_over, wait=wait, before_sleep=tell, reraise=True)
     try:
-        return again(attempt)
+        result = again(attempt)
     except Exception as error:
         raise explained(error, lost_s) from None
+    if current.tell is not None and first_failure_s is not None:
+        whole_s = time.monotonic() - first_failure_s
+        current.tell(f"went on after {whole_s:.1f} s: {fault}", whole_s - told_s)
+    return result
