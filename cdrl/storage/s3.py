@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from cdrl.errors import DataError, StorageError
 from cdrl.storage.patience import patiently
 
-__all__ = ["Damaged", "client", "endpoint", "persistent"]
+__all__ = ["Damaged", "client", "endpoint", "is_transient", "persistent"]
 
 T = TypeVar("T")
 
@@ -55,7 +55,7 @@ def persistent(verb: str, uri: str, attempt: Callable[[], T]) -> T:
         StorageError: not there, not allowed, or not reachable for longer than the patience.
         DataError: what the attempt itself found.
     """
-    return patiently(attempt, _is_transient, lambda error, lost_s: _explained(verb, uri, error, lost_s))
+    return patiently(attempt, is_transient, lambda error, lost_s: _explained(verb, uri, error, lost_s))
 
 
 def endpoint() -> str | None:
@@ -93,7 +93,8 @@ def _cause(error: BaseException) -> BaseException:
     return getattr(error, "last_exception", None) or error
 
 
-def _is_transient(error: BaseException) -> bool:
+def is_transient(error: BaseException) -> bool:
+    """Whether a failure of a request may pass if it is made again later."""
     from botocore import exceptions
 
     error = _cause(error)

@@ -1,10 +1,13 @@
 """Servers on the loopback that several integration tests share."""
 
 import logging
+import os
 import uuid
 from collections.abc import Iterator
 
 import pytest
+
+from tests.faults import FaultProxy
 
 
 @pytest.fixture(scope="session")
@@ -34,3 +37,11 @@ def s3(_s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
     bucket = f"cdrl-{uuid.uuid4().hex[:12]}"
     boto3.session.Session().client("s3", endpoint_url=_s3_endpoint).create_bucket(Bucket=bucket)
     return f"s3://{bucket}"
+
+
+@pytest.fixture
+def faulty_s3(s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, FaultProxy]]:
+    """(`s3://bucket`, the proxy before its server): everything that follows AWS_ENDPOINT_URL goes through the proxy."""
+    with FaultProxy(os.environ["AWS_ENDPOINT_URL"]) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        yield s3, proxy

@@ -1,11 +1,9 @@
 """The storage door and the datasets behind it, over a real S3 protocol on the loopback."""
 
 import hashlib
-import os
 import socket
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -77,15 +75,6 @@ def test_an_unreachable_endpoint_is_one_line(s3: str, monkeypatch: pytest.Monkey
     assert "\n" not in str(caught.value)
 
 
-def test_a_connection_cut_in_mid_body_is_tried_again(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    content = np.random.default_rng(0).bytes(300_000)
-    storage.write_bytes(f"{s3}/x", content)
-    with CuttingProxy(os.environ["AWS_ENDPOINT_URL"], cut_after_bytes=100_000, cuts=2) as proxy:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
-        assert storage.read_bytes(f"{s3}/x") == content
-    assert proxy.cuts == 0
-
-
 def test_a_dataset_on_s3_is_the_local_one(s3: str, tmp_path: Path) -> None:
     options = Options(shard_rows=500)
     there, here = prepare("digits", f"{s3}/digits", options), prepare("digits", str(tmp_path / "digits"), options)
@@ -136,48 +125,3 @@ def test_two_processes_may_fill_one_cache(s3: str, tmp_path: Path) -> None:
     assert sums == {int(Dataset.open(f"{s3}/digits", cache=str(tmp_path)).images(np.arange(1297)).sum())}
     folder = tmp_path / Manifest.read(f"{s3}/digits").digest
     assert all(path.suffix == ".arrow" for path in folder.iterdir()) and len(list(folder.iterdir())) == 13
-
-
-class CuttingProxy:
-    """Passes TCP on to a server, and cuts the first `cuts` answers after some bytes."""
-
-    def __init__(self, target: str, cut_after_bytes: int, cuts: int) -> None:
-        host, _, port = target.removeprefix("http://").partition(":")
-        self.target, self.cut_after_bytes, self.cuts = (host, int(port)), cut_after_bytes, cuts
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
-
-    def __enter__(self) -> "CuttingProxy":
-        threading.Thread(target=self.serve, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.listener.shutdown(socket.SHUT_RDWR)  # wakes accept()
-        self.listener.close()
-
-    def serve(self) -> None:
-        while True:
-            try:
-                client, _ = self.listener.accept()
-            except OSError:
-                return
-            server = socket.create_connection(self.target)
-            threading.Thread(target=self.forward, args=(client, server, False), daemon=True).start()
-            threading.Thread(target=self.forward, args=(server, client, True), daemon=True).start()
-
-    def forward(self, source: socket.socket, target: socket.socket, may_cut: bool) -> None:
-        passed = 0
-        try:
-            while block := source.recv(65536):
-                target.sendall(block)
-                passed += len(block)
-                if may_cut and self.cuts and passed > self.cut_after_bytes:
-                    self.cuts -= 1
-                    break
-        except OSError:
-            pass
-        for end in (source, target):
-            try:
-                end.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
