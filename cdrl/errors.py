@@ -60,17 +60,20 @@ class Diverged(CdrlError):
         step: the update that was not applied; elsewhere the step or draw of the activity.
         value: what was seen, by name, e.g. `{"f_neg": nan}`.
         activity: what was going on: "training", "scoring", ...
+        story: what had been tried; it ends the message.
     """
 
     exit_code = 1
 
-    def __init__(self, level: int, step: int, value: dict[str, float], activity: str = "training") -> None:
-        self.level, self.step, self.value, self.activity = level, step, value, activity
+    def __init__(
+        self, level: int, step: int, value: dict[str, float], activity: str = "training", story: str = ""
+    ) -> None:
+        self.level, self.step, self.value, self.activity, self.story = level, step, value, activity, story
         seen = ", ".join(f"{name}={number:g}" for name, number in value.items())
         unit, rest = "step", "take another checkpoint"
         if activity == "training":
             unit, rest = "update", "the update was not applied"
-        super().__init__(f"{activity} diverged at level {level}, {unit} {step}: {seen}; {rest}")
+        super().__init__(f"{activity} diverged at level {level}, {unit} {step}: {seen}; {story or rest}")
 
-    def __reduce__(self) -> tuple[type["Diverged"], tuple[int, int, dict[str, float], str]]:
-        return Diverged, (self.level, self.step, self.value, self.activity)  # it crosses process borders
+    def __reduce__(self) -> tuple[type["Diverged"], tuple[int, int, dict[str, float], str, str]]:
+        return Diverged, (self.level, self.step, self.value, self.activity, self.story)  # it crosses process borders

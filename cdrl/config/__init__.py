@@ -20,6 +20,7 @@ from cdrl.config.schema import (
     TrainingConfig,
     tree_digest,
 )
+from cdrl.config.sentinel import SentinelConfig
 
 __all__ = [
     "ClusterConfig",
@@ -33,6 +34,7 @@ __all__ = [
     "RunConfig",
     "SamplingConfig",
     "ScheduleConfig",
+    "SentinelConfig",
     "TrackingConfig",
     "TrainingConfig",
     "load",

@@ -21,6 +21,7 @@ from cdrl.config.method import (
     Section,
     TrainingConfig,
 )
+from cdrl.config.sentinel import SentinelConfig
 
 __all__ = [
     "ClusterConfig",
@@ -35,6 +36,7 @@ __all__ = [
     "SamplingConfig",
     "ScheduleConfig",
     "Section",
+    "SentinelConfig",
     "TrackingConfig",
     "TrainingConfig",
     "tree_digest",
@@ -155,6 +157,7 @@ class Config(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     cluster: ClusterConfig = ClusterConfig()
     compute: ComputeConfig = ComputeConfig()
+    sentinel: SentinelConfig = SentinelConfig()
     run: RunConfig = RunConfig()
     tracking: TrackingConfig = TrackingConfig()
 

@@ -1,0 +1,185 @@
+"""The sentinel: silent on noise and on slow change, loud at a jump and at NaN, the same however a batch is cut."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from cdrl.config import SentinelConfig
+from cdrl.errors import Diverged
+from cdrl.training.sentinel import (
+    MIN_NORMS,
+    MIN_SAMPLES,
+    NUM_WARMUP_CHECKS,
+    QUANTITIES,
+    RESOLUTION,
+    Breach,
+    Sentinel,
+)
+
+CONFIG = SentinelConfig()
+GROUPS = [[0, 1], [2]]
+NUM_LEVELS = 3
+
+
+def batch(seed: int, size: int = 96, scale: float = 1.0) -> tuple[Tensor, ...]:
+    """Levels, f_pos, f_neg and displacement of a healthy batch; f is of the order of `scale`."""
+    rng = torch.Generator().manual_seed(seed)
+    level = torch.randint(NUM_LEVELS, (size,), generator=rng)
+    f_pos, gap, moved = torch.randn(3, size, generator=rng)
+    return level, scale * (3 + f_pos), scale * (3 + f_pos + 0.1 * gap), 1 + 0.1 * moved
+
+
+def checked(
+    sentinel: Sentinel, step: int, *pieces: tuple[Tensor, ...], norms: tuple[float, float] = (0.5, 1.0)
+) -> Breach | None:
+    """Some updates, then a check."""
+    for piece in pieces:
+        sentinel.observe(*piece)
+    for pair in [*range(len(GROUPS))] * MIN_NORMS:
+        sentinel.observe_norms(pair, *torch.tensor(norms))
+    return sentinel.judge(sentinel.table(), step)
+
+
+def settled(num_checks: int = 4 * NUM_WARMUP_CHECKS, config: SentinelConfig = CONFIG) -> Sentinel:
+    """A sentinel after healthy checks."""
+    sentinel = Sentinel(config, GROUPS)
+    assert not any(checked(sentinel, step, batch(step)) for step in range(num_checks))
+    return sentinel
+
+
+def test_stationary_noise_is_never_a_breach() -> None:
+    """1e5 checks of each quantity, with magnitudes that are far less even than those of trainings."""
+    torch.manual_seed(0)
+    num_levels, num_checks = 200, 500
+    counts = torch.full((num_levels, len(QUANTITIES)), float(MIN_SAMPLES), dtype=torch.float64)
+    counts[:, 3:] = MIN_NORMS
+    sums = torch.distributions.Gamma(counts, torch.tensor(1.0, dtype=torch.float64))  # of exponential magnitudes
+    sentinel = Sentinel(CONFIG, [range(num_levels)])
+    for step in range(num_checks):
+        assert sentinel.judge(torch.stack([sums.sample() / RESOLUTION, counts], dim=-1), step) is None
+    mean = torch.tensor([MIN_SAMPLES, MIN_NORMS], dtype=torch.float64)
+    assert torch.special.gammaincc(mean, CONFIG.max_growth * mean).max() < 1e-12, "the false alarms of one check"
+
+
+@pytest.mark.parametrize("quantity", QUANTITIES)
+def test_a_jump_is_a_breach_at_the_next_check(quantity: str) -> None:
+    sentinel = settled()
+    level, f_pos, f_neg, displacement = batch(99)
+    there, norms = level == 1, (0.5, 1.0)
+    match quantity:
+        case "f":
+            f_pos, f_neg = (torch.where(there, f + 60, f) for f in (f_pos, f_neg))
+        case "energy_gap":
+            f_neg = torch.where(there, f_pos - 20 * (f_neg - f_pos), f_neg)
+        case "displacement":
+            displacement = torch.where(there, 20 * displacement, displacement)
+        case "grad_norm_energy":
+            norms = (10.0, 1.0)
+        case "grad_norm_initializer":
+            norms = (0.5, 20.0)
+    breach = checked(sentinel, 40, (level, f_pos, f_neg, displacement), norms=norms)
+    assert breach is not None and breach.value > breach.bound > 0
+    assert (breach.pair, breach.step, breach.quantity) == (0, 40, quantity)
+    assert breach.level == (0 if quantity.startswith("grad_norm") else 1)
+
+
+def test_the_mean_and_the_bound_are_what_they_say() -> None:
+    sentinel = Sentinel(CONFIG, [[0]])
+    zeros = torch.zeros(MIN_SAMPLES)
+    for step in range(NUM_WARMUP_CHECKS):
+        sentinel.observe(zeros.long(), zeros - 2, zeros - 2.5, zeros + 1)
+        assert sentinel.judge(sentinel.table(), step) is None
+    sentinel.observe(zeros.long(), zeros, zeros + 6, zeros + 1)  # twelve times 0.5; f = 0 is no breach
+    assert sentinel.judge(sentinel.table(), 9) == Breach(0, 0, 9, "energy_gap", 6.0, 5.0)
+
+
+def test_the_first_checks_have_no_relative_bound_but_the_absolute_one() -> None:
+    sentinel = Sentinel(CONFIG, GROUPS)
+    for step in range(NUM_WARMUP_CHECKS):
+        level, f_pos, f_neg, displacement = batch(step)
+        growth = 20.0**step
+        assert checked(sentinel, step, (level, f_pos * growth, f_neg * growth, displacement)) is None
+    breach = checked(Sentinel(CONFIG, GROUPS), 1, (level, f_pos, f_neg, 200 * displacement))
+    assert breach is not None and (breach.quantity, breach.bound) == ("displacement", CONFIG.max_displacement)
+
+
+def test_growth_by_a_power_is_no_breach_and_doubling_soon_is() -> None:
+    sentinel = Sentinel(CONFIG, GROUPS)
+    for step in range(300):  # f and gap of a young net
+        assert checked(sentinel, step, batch(step, scale=1e-3 * (step + 1) ** 3), norms=(step + 1, 1.0)) is None
+    breaches = [checked(sentinel, step, batch(0, scale=27e3 * 2.0 ** (step - 300))) for step in range(300, 310)]
+    assert any(breaches)
+
+
+@pytest.mark.parametrize("quantity", ["f", "displacement"])
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
+def test_one_number_that_is_not_finite_is_a_breach_at_once(quantity: str, wrong: float) -> None:
+    level, f_pos, f_neg, displacement = batch(0)
+    (f_pos if quantity == "f" else displacement)[level == 2] = wrong
+    breach = checked(Sentinel(CONFIG, GROUPS), 1, (level, f_pos, f_neg, displacement))
+    assert breach is not None and (breach.level, breach.pair, breach.quantity) == (2, 1, quantity)
+    assert not torch.tensor(breach.value).isfinite()
+
+
+def test_an_update_that_one_rank_refused_is_a_breach_on_all() -> None:
+    healthy, struck = settled(), settled()
+    healthy.observe(*batch(41))
+    struck.refuse(Diverged(level=2, step=41, value={"grad_norm_initializer": float("nan")}))
+    table = healthy.table() + struck.table()
+    for sentinel in (healthy, struck):
+        breach = sentinel.judge(table, 41)
+        assert breach is not None
+        assert (breach.pair, breach.level, breach.quantity) == (1, 2, "grad_norm_initializer")
+
+
+def test_a_net_that_is_not_trained_has_no_norm() -> None:
+    """While an initializer trains alone; the energy net's norms begin later."""
+    sentinel = Sentinel(CONFIG, [[0]])
+    for step in range(50):
+        sentinel.observe_norms(0, torch.tensor(0.0), torch.tensor(8.0))
+        assert sentinel.judge(sentinel.table(), step) is None
+    for step in range(50, 100):
+        sentinel.observe_norms(0, torch.tensor(0.3), torch.tensor(8.0))
+        assert sentinel.judge(sentinel.table(), step) is None
+
+
+def test_few_samples_wait_for_more() -> None:
+    """With many levels a batch has few of each: their mean is taken when there are enough."""
+    sentinel = settled()
+    level, f_pos, f_neg, displacement = batch(0, size=MIN_SAMPLES // 2)
+    wild = (torch.zeros_like(level), 100 * f_pos, 100 * f_neg, displacement)
+    assert checked(sentinel, 1, wild) is None
+    assert checked(sentinel, 2, wild) is not None
+
+
+@pytest.mark.parametrize("num_replicas", [2, 4])
+def test_tables_of_replicas_add_up_to_the_whole_bit_by_bit(num_replicas: int) -> None:
+    whole, replicas = Sentinel(CONFIG, GROUPS), [Sentinel(CONFIG, GROUPS) for _ in range(num_replicas)]
+    for seed in range(20):
+        columns = batch(seed)
+        whole.observe(*columns)
+        pieces = [column.chunk(num_replicas) for column in columns]
+        for replica, piece in zip(replicas, zip(*pieces, strict=True), strict=True):
+            replica.observe(*piece)
+    table = torch.stack([replica.table() for replica in reversed(replicas)]).sum(dim=0)
+    assert table.equal(whole.table())
+    assert not whole.table().any(), "a table begins anew"
+
+
+def test_a_resumed_sentinel_is_the_straight_one_bit_by_bit() -> None:
+    straight, begun = Sentinel(CONFIG, GROUPS), Sentinel(CONFIG, GROUPS)
+    for step in range(30):
+        checked(straight, step, batch(step, size=40))
+    for step in range(17):
+        checked(begun, step, batch(step, size=40))
+    state = {name: tensor.clone() for name, tensor in begun.state_dict().items()}
+    begun.observe(*batch(99))  # lost with the worker, or undone by a roll back
+    resumed = Sentinel(CONFIG, GROUPS)
+    for sentinel in (resumed, begun):
+        sentinel.load_state_dict(state)
+        for step in range(17, 30):
+            assert checked(sentinel, step, batch(step, size=40)) is None
+        assert all(value.equal(straight.state_dict()[name]) for name, value in sentinel.state_dict().items())
+    level, f_pos, f_neg, displacement = batch(0)
+    last = [checked(each, 30, (level, 60 * f_pos, 60 * f_neg, displacement)) for each in (straight, resumed, begun)]
+    assert last[0] is not None and last[0] == last[1] == last[2]
