@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from cdrl.config.data import DataConfig
 from cdrl.config.method import (
-    Count,
     EnergyConfig,
     InitializerConfig,
     OptimizerConfig,
@@ -41,23 +41,6 @@ __all__ = [
     "TrainingConfig",
     "tree_digest",
 ]
-
-
-class DataConfig(Section):
-    """The prepared dataset that a run reads."""
-
-    uri: str = Field("runs/data/cifar10", description="directory of shards and manifest: a path, file:// or s3://")
-    shape: tuple[Count, ...] = Field((3, 32, 32), description="(channels, height, width), or (dims,) for points")
-    num_classes: int = Field(0, ge=0, description="classes of the label; 0 = unconditional")
-    flip: bool = Field(True, description="mirror images left-right with probability 1/2")
-    cache: str | None = Field(None, description="where shards from S3 are kept; default: cdrl-cache in the temp folder")
-
-    @field_validator("shape")
-    @classmethod
-    def _image_or_point(cls, shape: tuple[int, ...]) -> tuple[int, ...]:
-        if len(shape) not in (1, 3):
-            raise ValueError("expected [channels, height, width] or [dims]")
-        return shape
 
 
 class EvaluationConfig(Section):
@@ -182,7 +165,7 @@ class Config(Section):
         """The part that decides the trained weights: a run resumes only under the same identity."""
         whole = self.model_dump(mode="json")
         parts = {key: whole[key] for key in ("name", "data", "schedule", "energy", "initializer", "pairs", "training")}
-        parts["data"] = {key: value for key, value in parts["data"].items() if key not in ("uri", "cache")}
+        parts["data"] = self.data.identity
         # what a schedule does not use decides nothing
         unused = {"logsnr": None, "warp": 1.0}.items()
         parts["schedule"] = {key: value for key, value in parts["schedule"].items() if (key, value) not in unused}

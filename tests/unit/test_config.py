@@ -178,6 +178,8 @@ def test_a_configuration_is_frozen() -> None:
         "evaluation.num_samples=10",
         "data.uri=s3://bucket/digits",
         "data.cache=there",
+        "data.cache_bytes=1000000",
+        "data.digest=0123456789ab",
     ],
 )
 def test_where_and_how_a_run_is_watched_is_not_its_identity(override: str) -> None:
@@ -202,6 +204,7 @@ def test_where_and_how_a_run_is_watched_is_not_its_identity(override: str) -> No
         "training.clip_norm=null",
         "data.num_classes=3",
         "data.flip=true",
+        "data.stream=true",
     ],
 )
 def test_what_decides_the_weights_is_identity(override: str) -> None:
@@ -214,6 +217,9 @@ def test_settings_that_came_later_leave_the_runs_of_before_their_identity() -> N
     assert "warp" not in load("digits").identity["schedule"]
     assert "logsnr" not in load("digits").identity["schedule"]
     assert load("digits", ["schedule.warp=2"]).identity["schedule"]["warp"] == 2.0
+    assert set(load("digits").identity["data"]) == {"shape", "num_classes", "flip"}
+    streams = [load("digits", ["data.stream=true", f"data.window={window}"]).run_id for window in (2, 3)]
+    assert streams[0] != streams[1]
 
 
 @pytest.mark.parametrize("name", presets())
