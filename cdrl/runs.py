@@ -11,21 +11,37 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from cdrl import storage
-from cdrl.config import Config
+from cdrl.config import Config, tree_digest
 from cdrl.errors import ConfigError, StorageError
 
-__all__ = ["Checkpoint", "RunRecord", "Which", "absolute", "fetch_model", "step_folder"]
+__all__ = ["Checkpoint", "RunRecord", "Which", "absolute", "checkpoints_below", "fetch_model", "step_folder"]
 
 Which = Literal["best", "last"]
 
 
-def step_folder(step: int) -> str:
-    """The folder of the checkpoint that was written after `step` updates."""
-    return f"step_{step:08d}"
+STEP_FOLDER = re.compile(r"step_\d{8}-[0-9a-f]{12}")
+
+
+def step_folder(step: int, attempt: str) -> str:
+    """The folder of the checkpoint that an attempt wrote after `step` updates; sorted by step, then by attempt.
+
+    Args:
+        attempt: 12 hex digits, larger for a later start of the workers. Two attempts never write into one folder.
+    """
+    return f"step_{step:08d}-{attempt}"
 
 
 class Checkpoint(BaseModel):
-    """`state.json` of one checkpoint."""
+    """`state.json` of one checkpoint: written last, it makes the folder a checkpoint.
+
+    Attributes:
+        step: updates behind it.
+        score: of its averaged weights, lower = better; None = not scored.
+        identity: digest of the run's identity.
+        rescues: rescues from divergence that had been applied by then.
+        cost_s: measured seconds of an update of each pair; no part of what training computes.
+        files: SHA-256 of every other file.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -33,7 +49,26 @@ class Checkpoint(BaseModel):
     score: float | None
     identity: str
     manifest_digest: str
+    rescues: int = 0
+    cost_s: tuple[float, ...] = ()
     files: dict[str, str]
+
+    def sealed(self) -> bytes:
+        """The content of the file: this card and its digest."""
+        tree = self.model_dump(mode="json")
+        return json.dumps({**tree, "digest": tree_digest(tree)}, indent=1).encode()
+
+    @classmethod
+    def unsealed(cls, content: bytes) -> "Checkpoint":
+        """The card in a file's content.
+
+        Raises:
+            ValueError: damaged.
+        """
+        tree = json.loads(content)
+        if not isinstance(tree, dict) or tree.pop("digest", None) != tree_digest(tree):
+            raise ValueError("it was changed after it was written")
+        return cls.model_validate(tree)
 
 
 class RunRecord(BaseModel):
@@ -98,20 +133,8 @@ class RunRecord(BaseModel):
         return record
 
     def checkpoints(self) -> dict[str, Checkpoint]:
-        """Folder URI -> state of every complete checkpoint, oldest first; a copy that broke off is none."""
-        names = storage.listing(self.checkpoint_uri) if _has_folder(self.checkpoint_uri) else []
-        complete = {}
-        for name in names:
-            folder, _, file = name.rpartition("/")
-            if file == "state.json" and re.fullmatch(r"step_\d{8}", folder):
-                uri = storage.join(self.checkpoint_uri, folder)
-                try:
-                    state = Checkpoint.model_validate_json(storage.read_bytes(storage.join(uri, file)))
-                except ValidationError:
-                    continue
-                if all(f"{folder}/{part}" in names for part in (*state.files, "model.json")):
-                    complete[uri] = state
-        return complete
+        """Folder URI -> card of every complete checkpoint, oldest first; one that broke off is none."""
+        return checkpoints_below(self.checkpoint_uri)
 
     def checkpoint(self, which: Which) -> str:
         """The URI of the newest checkpoint, or of the one with the lowest score (the newest, where none has one).
@@ -124,6 +147,27 @@ class RunRecord(BaseModel):
             raise ConfigError(f"run {self.run_id}: no checkpoint yet below {self.checkpoint_uri}")
         scored = {uri: state.score for uri, state in complete.items() if state.score is not None}
         return min(scored, key=lambda uri: scored[uri]) if which == "best" and scored else list(complete)[-1]
+
+
+def checkpoints_below(uri: str) -> dict[str, Checkpoint]:
+    """Folder URI -> card of every checkpoint below `uri` that has all its files, oldest first.
+
+    Raises:
+        StorageError: the place cannot be reached.
+    """
+    names = set(storage.listing(uri)) if _has_folder(uri) else set()
+    complete = {}
+    for name in sorted(names):
+        folder, _, file = name.rpartition("/")
+        if file == "state.json" and STEP_FOLDER.fullmatch(folder):
+            place = storage.join(uri, folder)
+            try:
+                card = Checkpoint.unsealed(storage.read_bytes(storage.join(place, file)))
+            except ValueError:
+                continue
+            if all(f"{folder}/{part}" in names for part in card.files):
+                complete[place] = card
+    return complete
 
 
 def fetch_model(ref: str, which: Which = "best", root: str = "runs") -> Path:

@@ -22,7 +22,7 @@ def connected(cluster: ClusterConfig) -> Iterator[None]:
     A session started here is authenticated by a random token, listens on loopback and has no dashboard.
 
     Raises:
-        ConfigError: no cluster at the address, or it has fewer CPUs or GPUs than `cluster.num_workers` need.
+        ConfigError: no cluster at the address, or it has fewer CPUs or GPUs than the fewest workers need.
     """
     import ray
 
@@ -32,7 +32,7 @@ def connected(cluster: ClusterConfig) -> Iterator[None]:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         ray.init(
             "local",  # also where RAY_ADDRESS names another cluster
-            num_cpus=cluster.num_workers,
+            num_cpus=cluster.max_workers,
             include_dashboard=False,
             log_to_driver=False,
             logging_level="ERROR",
@@ -42,10 +42,10 @@ def connected(cluster: ClusterConfig) -> Iterator[None]:
         _connect(str(cluster.address))
     try:
         there = ray.cluster_resources()
-        for kind, needed in (("CPU", cluster.num_workers), ("GPU", cluster.num_workers * cluster.use_gpu)):
+        for kind, needed in (("CPU", cluster.min_workers), ("GPU", cluster.min_workers * cluster.use_gpu)):
             if there.get(kind, 0) < needed:
                 raise ConfigError(
-                    f"cluster.num_workers: {cluster.num_workers} workers need {needed} {kind}s, "
+                    f"cluster.num_workers: {cluster.min_workers} workers need {needed} {kind}s, "
                     f"the Ray cluster has {there.get(kind, 0):g}"
                 )
         yield

@@ -1,6 +1,5 @@
 """Real digits, a tiny untrained model of them, and a run that holds it."""
 
-import json
 from pathlib import Path
 
 import torch
@@ -10,8 +9,9 @@ from cdrl.config import Config
 from cdrl.data import Dataset
 from cdrl.data.prepare import Options, prepare
 from cdrl.model import Model, build_ladder
-from cdrl.runs import RunRecord, step_folder
+from cdrl.runs import Checkpoint, RunRecord, step_folder
 from cdrl.tracking.run import TrackedRun
+from tests.training_parts import ATTEMPT
 
 TINY = {
     "name": "tiny",
@@ -61,7 +61,7 @@ def tiny_run(config: Config) -> RunRecord:
         mlflow_run_id=journal.mlflow_run_id,
     )
     record.write(config.run.root)
-    folder = tiny_model(config, record.directory / step_folder(3))
-    state = {"step": 3, "score": None, "identity": "", "manifest_digest": manifest.digest, "files": {}}
-    (folder / "state.json").write_text(json.dumps(state))
+    folder = tiny_model(config, record.directory / step_folder(3, ATTEMPT))
+    card = Checkpoint(step=3, score=None, identity="", manifest_digest=manifest.digest, files={})
+    (folder / "state.json").write_bytes(card.sealed())
     return record

@@ -1,6 +1,5 @@
 """A tiny run with real weights, as training leaves it, and score cards for it."""
 
-import json
 from pathlib import Path
 
 import torch
@@ -8,8 +7,9 @@ import torch
 from cdrl import config as configuration
 from cdrl.evaluation.protocol import Protocol, ScoreCard, Scores
 from cdrl.model import Model, build_ladder
-from cdrl.runs import RunRecord, step_folder
+from cdrl.runs import Checkpoint, RunRecord, step_folder
 from cdrl.tracking.run import TrackedRun
+from tests.training_parts import ATTEMPT
 
 TINY = {
     "name": "tiny",
@@ -48,15 +48,15 @@ def make_run(
 
 def checkpoint(record: RunRecord, *, step: int = 10, seed: int = 0) -> Path:
     """The checkpoint of a step, made if it is not there."""
-    folder = record.directory / step_folder(step)
+    folder = record.directory / step_folder(step, ATTEMPT)
     if not folder.exists():
         folder.mkdir()
         torch.manual_seed(seed)
         ladder = build_ladder(record.config)
         Model(record.config, ladder, record.class_names, record.manifest_digest, step).write(folder)
         (folder / "state.safetensors").write_bytes(b"moments")
-        state = {"step": step, "score": None, "identity": "", "manifest_digest": record.manifest_digest, "files": {}}
-        (folder / "state.json").write_text(json.dumps(state))
+        card = Checkpoint(step=step, score=None, identity="", manifest_digest=record.manifest_digest, files={})
+        (folder / "state.json").write_bytes(card.sealed())
     return folder
 
 

@@ -1,5 +1,6 @@
 """A tiny dataset and a configuration for it: training in milliseconds per update."""
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ from cdrl.config import Config
 from cdrl.data import Dataset
 from cdrl.data.prepare import Options, prepare
 from cdrl.model import Model
-from cdrl.training.checkpoint import write_checkpoint
+from cdrl.training.checkpoint import snapshot, write_cards, write_tensors
 from cdrl.training.grid import Grid
 from cdrl.training.loop import Hooks, train
 from cdrl.training.state import TrainState
+
+ATTEMPT = "0123456789ab"  # of the workers that wrote a checkpoint
 
 TINY: dict[str, Any] = {
     "name": "tiny",
@@ -56,19 +59,20 @@ def tiny_state(config: Config, grid: Grid | None = None) -> TrainState:
 
 def quiet() -> Hooks:
     """A loop that reports nothing and is not stopped."""
-    return Hooks(log=lambda metrics: False, sample=lambda: None, checkpoint=lambda: None)
+    return Hooks(log=lambda metrics: None, stop=lambda: False, sample=lambda: None, checkpoint=lambda: None)
 
 
 def run_to(state: TrainState, dataset: Dataset, step: int) -> None:
     """Train until so many updates are made, then stop as a Ctrl-C does."""
-    train(state, dataset, Hooks(lambda metrics: state.step >= step, lambda: None, lambda: None))
+    train(state, dataset, dataclasses.replace(quiet(), stop=lambda: state.step >= step))
 
 
 def save(state: TrainState, dataset: Dataset, folder: Path, score: float | None = None) -> Path:
-    """What the worker does at a checkpoint."""
-    state.share_average()
+    """What the only worker does at a checkpoint."""
+    state.settle_average()
     manifest = dataset.manifest
     model = Model(state.config, state.average, manifest.class_names, manifest.digest, state.step)
     folder.mkdir(parents=True)
-    write_checkpoint(state, model, score, folder)
+    content = snapshot(state, manifest.digest, score)
+    write_cards(content, model, {name: write_tensors(content, name, folder) for name in content.tensors}, folder)
     return folder

@@ -47,7 +47,7 @@ def demo(
 
     step(1, f"prepare: scikit-learn's handwritten digits -> Arrow shards in {data}")
     prepare("digits", data)
-    step(2, f"train: {config.training.num_updates} updates with {config.cluster.num_workers} Ray workers")
+    step(2, f"train: {config.training.num_updates} updates with {config.cluster.max_workers} Ray workers")
     score = QuickScore(config) if config.run.score_samples else None
     outcome = launch(config, score=score, console=console)
     if not outcome.complete:

@@ -1,5 +1,6 @@
 """`cdrl train CONFIG`."""
 
+import signal
 from typing import Annotated
 
 import typer
@@ -14,10 +15,12 @@ __all__ = ["train"]
 def train(
     source: ConfigArgument,
     overrides: SetOption = None,
-    workers: Annotated[int | None, typer.Option(help="Ray workers; short for cluster.num_workers.")] = None,
+    workers: Annotated[
+        str | None, typer.Option(metavar="N|[MIN,MAX]", help="Ray workers; short for cluster.num_workers.")
+    ] = None,
     address: Annotated[str | None, typer.Option(help="Ray cluster; default: start Ray here.")] = None,
 ) -> None:
-    """Train a run; the same command resumes it. Ctrl-C stops it after a checkpoint."""
+    """Train a run; the same command resumes it. Ctrl-C or SIGTERM stops it after a checkpoint."""
     shortcuts = {"cluster.num_workers": workers, "cluster.address": address}
     from cdrl.evaluation.reference import QuickScore
     from cdrl.runs import absolute
@@ -31,6 +34,6 @@ def train(
     if not outcome.complete:
         stopped = f"stopped at {outcome.step} of {config.training.num_updates}"
         console.print(f"{stopped}; the same command resumes", highlight=False)
-        raise typer.Exit(130)
+        raise typer.Exit(128 + (outcome.stopped_by or signal.SIGINT))
     console.print(f"complete: run {outcome.record.run_id} at {outcome.step} updates", highlight=False)
     console.print(f"next: cdrl evaluate {outcome.record.run_id}", highlight=False)

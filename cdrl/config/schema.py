@@ -13,6 +13,7 @@ from pydantic_core import PydanticCustomError
 
 from cdrl.config.data import DataConfig
 from cdrl.config.method import (
+    Count,
     EnergyConfig,
     InitializerConfig,
     OptimizerConfig,
@@ -59,9 +60,33 @@ class ClusterConfig(Section):
     """Where the run executes. No part of the run's identity."""
 
     address: str | None = Field(None, description="Ray address; default: start Ray on this machine")
-    num_workers: int = Field(1, ge=1, description="Ray Train workers")
+    num_workers: Count | tuple[Count, Count] = Field(
+        1, description="Ray Train workers; [min, max] follows the machines that come and go"
+    )
     use_gpu: bool = Field(False, description="one GPU per worker")
     max_failures: int = Field(3, ge=0, description="worker crashes that are ridden out")
+    max_preemptions: int | None = Field(None, ge=0, description="lost machines that are ridden out; null = any number")
+    resize_after_s: float = Field(60.0, gt=0, description="how often [min, max] workers look for more machines")
+    hang_after_s: float = Field(
+        900.0, gt=0, description="a worker that makes no progress for so long is named, killed and started again"
+    )
+
+    @field_validator("num_workers")
+    @classmethod
+    def _in_order(cls, num_workers: int | tuple[int, int]) -> int | tuple[int, int]:
+        if isinstance(num_workers, tuple) and num_workers[0] > num_workers[1]:
+            raise ValueError(f"expected [min, max], got {list(num_workers)}")
+        return num_workers
+
+    @property
+    def min_workers(self) -> int:
+        """The fewest workers that the run goes on with."""
+        return self.num_workers[0] if isinstance(self.num_workers, tuple) else self.num_workers
+
+    @property
+    def max_workers(self) -> int:
+        """The most workers that the run takes."""
+        return self.num_workers[1] if isinstance(self.num_workers, tuple) else self.num_workers
 
 
 Switch = Literal["auto", "always", "never"]
@@ -104,6 +129,11 @@ class RunConfig(Section):
     log_every: int = Field(50, ge=1, description="updates between metric records")
     sample_every: int = Field(5_000, ge=1, description="updates between sample grids")
     checkpoint_every: int = Field(5_000, ge=1, description="updates between checkpoints")
+    keep_last: int = Field(2, ge=1, description="newest checkpoints that are kept, beside the best one")
+    keep_every: int | None = Field(None, ge=1, description="also keep those after a multiple of so many updates")
+    storage_patience_s: float = Field(
+        600.0, ge=0, description="how long an outage of the storage is waited for before the run ends"
+    )
     score_samples: int = Field(0, ge=0, description="images of the quick score that picks the best checkpoint; 0 = off")
 
 

@@ -73,7 +73,7 @@ def generate(
     """
     device = "cuda" if cluster.use_gpu else "cpu"
     starts = range(0, num_images, sampling.batch_size)
-    if min(cluster.num_workers, len(starts)) == 1:
+    if min(cluster.max_workers, len(starts)) == 1:
         model = Model.load(fetch_model(str(ref)), device)
         return draw(model, num_images, labels=labels, sampling=sampling, seed=seed, progress=progress)
 
@@ -88,7 +88,7 @@ def generate(
     ]
     with connected(cluster):
         remote = ray.remote(num_cpus=1, num_gpus=int(cluster.use_gpu))(_Worker)
-        workers = [remote.remote(ref, device) for _ in range(min(cluster.num_workers, len(batches)))]
+        workers = [remote.remote(ref, device) for _ in range(min(cluster.max_workers, len(batches)))]
         parts = []
         for part in ActorPool(workers).map(lambda worker, batch: worker.draw.remote(sampling, seed, **batch), batches):
             parts.append(part)

@@ -62,7 +62,7 @@ class Scorer:
 
     def session(self) -> AbstractContextManager[object]:
         """The cluster's, for several sets; workers would otherwise be started anew for each."""
-        return connected(self._config.cluster) if self._config.cluster.num_workers > 1 else nullcontext()
+        return connected(self._config.cluster) if self._config.cluster.max_workers > 1 else nullcontext()
 
     def draw(self, sampling: SamplingConfig) -> Drawn:
         """`evaluation.num_samples` images and their scores."""

@@ -3,10 +3,12 @@
 It lives in an actor of its own, so that workers never wait for a tracking server or a terminal.
 """
 
+import time
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from cdrl.errors import CdrlError
+from cdrl.training.pulse import Beat
 
 __all__ = ["Board", "Notice"]
 
@@ -16,23 +18,26 @@ class Notice:
     """One report of a worker.
 
     Attributes:
-        kind: metrics of a step, a picture (PNG bytes) or a finished checkpoint.
+        kind: what it is.
         step: updates made.
-        content: {"name": float}, {"name": bytes} or {"score": float | None}.
+        content: of `metrics` and `saving` (what a checkpoint cost the training) {"name": float}; of a `picture`
+            {"name": PNG bytes}; of a `checkpoint` that stands {"score": float | None, "write_s": float}; of an `event`
+            {"text": str}; of `waiting` for the storage {"text": str, "waited_s": float}.
     """
 
-    kind: Literal["metrics", "picture", "checkpoint"]
+    kind: Literal["metrics", "saving", "picture", "checkpoint", "event", "waiting"]
     step: int
     content: dict[str, Any]
 
 
 @dataclass
 class Board:
-    """Notices in order of arrival, a request to stop, and the error that ends the run."""
+    """Notices in order of arrival, the workers' pulse, a request to stop, and the error that ends the run."""
 
     notices: list[Notice] = field(default_factory=list)
     stopping: bool = False
     error: CdrlError | None = None
+    pulse: dict[int, tuple[Beat, float]] = field(default_factory=dict)
 
     def post(self, notice: Notice) -> None:
         """Pin a notice to the board."""
@@ -42,6 +47,19 @@ class Board:
         """Take all notices off the board."""
         taken, self.notices = self.notices, []
         return taken
+
+    def beat(self, beat: Beat) -> None:
+        """Take up a rank's pulse."""
+        self.pulse[beat.rank] = (beat, time.monotonic())
+
+    def beats(self) -> dict[int, tuple[Beat, float]]:
+        """The last beat of each rank and its age in seconds."""
+        now_s = time.monotonic()
+        return {rank: (beat, now_s - came_s) for rank, (beat, came_s) in self.pulse.items()}
+
+    def begin(self) -> None:
+        """Forget the pulse of workers that are no more."""
+        self.pulse.clear()
 
     def stop(self) -> None:
         """Ask the workers to write a checkpoint and end."""

@@ -3,15 +3,15 @@
     model.json, pair-00.safetensors, ...    what is shipped: averaged pairs (`cdrl.model`)
     state.json, train-00.safetensors, ...   what resuming needs besides: live pairs and Adam's moments
 
-Every rank writes the files of the pairs it speaks for; digests are exchanged. The two JSON files, which rank 0 writes
-last, hold the digests: model.json those of the averaged pairs, state.json those of all files but itself.
+Every rank writes the files of the pairs it speaks for. The two JSON files, which rank 0 writes last, hold the digests:
+model.json those of the averaged pairs, state.json those of all files, its own included.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors.torch
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -22,7 +22,7 @@ from cdrl.storage import sha256_file
 from cdrl.training.state import TrainState
 from cdrl.weights import check_file, load_tensors, pair_file
 
-__all__ = ["read_checkpoint", "write_checkpoint"]
+__all__ = ["Snapshot", "read_card", "read_checkpoint", "snapshot", "train_file", "write_cards", "write_tensors"]
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
@@ -32,50 +32,72 @@ def train_file(number: int) -> str:
     return f"train-{number:02d}.safetensors"
 
 
-NAMES = (pair_file, train_file)
+@dataclass(frozen=True)
+class Snapshot:
+    """One rank's part of a checkpoint, copied, so that training may go on while it is written.
 
-
-def write_checkpoint(state: TrainState, model: Model, score: float | None, directory: Path) -> None:
-    """Write this rank's files into an empty directory. A collective: all ranks together write one checkpoint.
-
-    Args:
-        model: the averaged ladder, after `state.share_average()`.
-        score: of these weights, lower = better; None = not scored.
+    Attributes:
+        card: what state.json says; its `files` are known only once all ranks have written theirs.
+        tensors: by file name.
     """
-    digests = torch.zeros(state.grid.num_pairs, 2, 32, dtype=torch.int64)
+
+    card: Checkpoint
+    tensors: dict[str, dict[str, Tensor]]
+
+
+def snapshot(state: TrainState, manifest_digest: str, score: float | None = None) -> Snapshot:
+    """Copy what this rank speaks for, after `state.settle_average()`."""
+    tensors: dict[str, dict[str, Tensor]] = {}
     for number in state.grid.pairs:
-        if state.grid.owner(number) != state.grid.rank:
-            continue
-        contents = (state.averaged(number).state_dict(), _live(state, number))
-        for column, (file, tensors) in enumerate(zip(NAMES, contents, strict=True)):
-            name = file(number)
-            safetensors.torch.save_file({key: value.contiguous() for key, value in tensors.items()}, directory / name)
-            digests[number, column] = torch.tensor(list(bytes.fromhex(sha256_file(directory / name))))
-    hexed = [[bytes(row.tolist()).hex() for row in pair] for pair in state.grid.sum(digests)]
-    if state.grid.rank != 0:
-        return
-    model.write_card(directory, {pair_file(number): pair[0] for number, pair in enumerate(hexed)})
+        if state.grid.owner(number) == state.grid.rank:
+            tensors[pair_file(number)] = _copied(state.averaged(number).state_dict())
+            tensors[train_file(number)] = _copied(_live(state, number))
     card = Checkpoint(
         step=state.step,
         score=score,
         identity=state.config.identity_digest,
-        manifest_digest=model.manifest_digest,
-        files={
-            "model.json": model.digest,
-            **{name(number): pair[i] for number, pair in enumerate(hexed) for i, name in enumerate(NAMES)},
-        },
+        manifest_digest=manifest_digest,
+        files={},
     )
-    (directory / "state.json").write_text(card.model_dump_json(indent=1))
+    return Snapshot(card, tensors)
 
 
-def read_checkpoint(state: TrainState, directory: Path, manifest_digest: str) -> None:
-    """Put a checkpoint into the state of this rank.
+def write_tensors(content: Snapshot, name: str, directory: Path) -> str:
+    """Write one file of a snapshot; returns its SHA-256."""
+    safetensors.torch.save_file(content.tensors[name], directory / name)
+    return sha256_file(directory / name)
+
+
+def write_cards(content: Snapshot, model: Model, files: dict[str, str], directory: Path) -> None:
+    """Write model.json and then state.json for weight files of all ranks with these digests."""
+    model.write_card(directory, {name: digest for name, digest in files.items() if name.startswith("pair-")})
+    card = content.card.model_copy(update={"files": {"model.json": model.digest, **files}})
+    (directory / "state.json").write_bytes(card.sealed())
+
+
+def read_card(path: Path) -> Checkpoint:
+    """The card in a state.json.
+
+    Raises:
+        RegistryError: not there or damaged.
+    """
+    try:
+        return Checkpoint.unsealed(path.read_bytes())
+    except FileNotFoundError:
+        raise RegistryError(f"{path}: not there; {path.parent} is no checkpoint") from None
+    except ValueError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise RegistryError(f"{path}: damaged: {reason}; use another checkpoint") from None
+
+
+def read_checkpoint(state: TrainState, directory: Path, manifest_digest: str) -> Checkpoint:
+    """Put this rank's part of a checkpoint into the state; only the files of its pairs are asked for.
 
     Raises:
         ConfigError: it belongs to another configuration or dataset.
-        RegistryError: it is damaged.
+        RegistryError: it is damaged; the state is then undefined.
     """
-    card = _read_card(directory)
+    card = read_card(directory / "state.json")
     for what, expected, found in (
         ("configuration", state.config.identity_digest, card.identity),
         ("dataset", manifest_digest, card.manifest_digest),
@@ -87,36 +109,30 @@ def read_checkpoint(state: TrainState, directory: Path, manifest_digest: str) ->
             )
     try:
         check_file(directory / "model.json", card.files["model.json"])
-        model = Model.load(directory)
-        if model.step != card.step:
-            raise RegistryError(f"{directory}/state.json: damaged: it says step {card.step}, model.json {model.step}")
-        _restore(state, model, card, directory)
+        for number in state.grid.pairs:
+            _restore(state, number, card, directory)
     except KeyError as error:
         raise RegistryError(f"{directory}: damaged: no entry {error}; use another checkpoint") from None
     except RuntimeError as error:
         raise RegistryError(f"{directory}: does not fit the networks: {' '.join(str(error).split())[:200]}") from None
-
-
-def _read_card(directory: Path) -> Checkpoint:
-    path = directory / "state.json"
-    try:
-        return Checkpoint.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        raise RegistryError(f"{path}: not there; {directory} is no checkpoint") from None
-    except ValidationError as error:
-        reason = error.errors()[0]["msg"]
-        raise RegistryError(f"{path}: damaged: {reason}; use another checkpoint") from None
-
-
-def _restore(state: TrainState, model: Model, card: Checkpoint, directory: Path) -> None:
-    for number in state.grid.pairs:
-        state.averaged(number).load_state_dict(model.ladder.pairs[number].state_dict())
-        tensors = load_tensors(directory / train_file(number), card.files[train_file(number)])
-        live = {key.removeprefix("live."): value for key, value in tensors.items() if key.startswith("live.")}
-        state.pair(number).load_state_dict(live)
-        for name, optimizer in _named_optimizers(state, number):
-            _set_moments(optimizer, name, dict(tensors), state.device)
     state.step = card.step
+    return card
+
+
+def _restore(state: TrainState, number: int, card: Checkpoint, directory: Path) -> None:
+    shipped, kept = pair_file(number), train_file(number)
+    state.averaged(number).load_state_dict(load_tensors(directory / shipped, card.files[shipped]))
+    tensors = load_tensors(directory / kept, card.files[kept])
+    live = {key.removeprefix("live."): value for key, value in tensors.items() if key.startswith("live.")}
+    state.pair(number).load_state_dict(live)
+    for name, optimizer in _named_optimizers(state, number):
+        _set_moments(optimizer, name, dict(tensors), state.device)
+
+
+def _copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies on the CPU, contiguous."""
+    dense = torch.contiguous_format
+    return {key: value.detach().to("cpu", copy=True, memory_format=dense) for key, value in tensors.items()}
 
 
 def _live(state: TrainState, number: int) -> dict[str, Tensor]:
@@ -136,7 +152,9 @@ def _named_optimizers(state: TrainState, number: int) -> list[tuple[str, Optimiz
 def _set_moments(optimizer: Optimizer, name: str, tensors: dict[str, Tensor], device: torch.device) -> None:
     """Adam's moments from the tensors; an optimizer that has not stepped yet has none."""
     count = len(optimizer.param_groups[0]["params"])
+    empty = {"state": {}, "param_groups": optimizer.state_dict()["param_groups"]}
     if not any(key.startswith(f"{name}.") for key in tensors):
+        optimizer.load_state_dict(empty)  # of a state that is rolled back, too
         return
     moments = {index: {m: tensors[f"{name}.{index}.{m}"].to(device) for m in MOMENTS} for index in range(count)}
-    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    optimizer.load_state_dict({**empty, "state": moments})

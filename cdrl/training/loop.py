@@ -23,12 +23,14 @@ class Hooks:
     """What the loop calls; each is called by every rank at the same steps, so it may be a collective.
 
     Attributes:
-        log: metrics of the owned pairs, after every `run.log_every` updates; returns whether to stop here.
+        log: metrics of the owned pairs, after every `run.log_every` updates.
+        stop: after every update: whether to stop here.
         sample: after every `run.sample_every` updates.
         checkpoint: after every `run.checkpoint_every` updates, at the end, and where the loop is told to stop.
     """
 
-    log: Callable[[dict[int, StepMetrics]], bool]
+    log: Callable[[dict[int, StepMetrics]], None]
+    stop: Callable[[], bool]
     sample: Callable[[], None]
     checkpoint: Callable[[], None]
 
@@ -49,11 +51,11 @@ def train(state: TrainState, dataset: Dataset, hooks: Hooks, synchronise: Synchr
         metrics = {number: _update(state, number, x_0, label, synchronise) for number in state.grid.pairs}
         state.step += 1
         last = state.step == num_updates
-        stop = False
         if last or state.step % run.log_every == 0:
-            stop = hooks.log(metrics)
+            hooks.log(metrics)
         if last or state.step % run.sample_every == 0:
             hooks.sample()
+        stop = hooks.stop()
         if last or stop or state.step % run.checkpoint_every == 0:
             hooks.checkpoint()
         if stop:

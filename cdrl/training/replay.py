@@ -6,20 +6,15 @@ for all workers: workers of different pairs exchange nothing in an update, so th
 replicas of one pair add up gradients in another order, which changes last bits.
 """
 
-import re
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from cdrl import storage
 from cdrl.config import Config
 from cdrl.data import Dataset
-from cdrl.errors import ConfigError, RegistryError
+from cdrl.errors import ConfigError
 from cdrl.method.cooperative import StepMetrics
 from cdrl.method.pairs import groups_of_levels
 from cdrl.runs import RunRecord
@@ -27,12 +22,11 @@ from cdrl.tracking.run import TrackedRun
 from cdrl.training.checkpoint import read_checkpoint
 from cdrl.training.grid import Grid
 from cdrl.training.loop import Hooks, train
+from cdrl.training.resume import fetched
 from cdrl.training.state import TrainState
 from cdrl.training.watched import Seen, watch
 
 __all__ = ["Level", "Replay", "Start", "logged_before", "replay", "start_before"]
-
-CHECKPOINT_FILE = r"model\.json|(pair|train)-\d\d+\.safetensors"
 
 
 @dataclass(frozen=True)
@@ -145,12 +139,12 @@ def replay(
     grid = _grid(config)
     state = TrainState(config, grid, torch.device("cuda" if use_gpu else "cpu"))
     if start.uri is not None:
-        with _local(start.uri, record) as folder:
+        with fetched(start.uri, grid.pairs) as folder:
             read_checkpoint(state, folder, record.manifest_digest)
     metrics: dict[int, dict[str, float]] = {}
     seen: list[Seen] = []
 
-    def log(found: dict[int, StepMetrics]) -> bool:
+    def log(found: dict[int, StepMetrics]) -> None:
         nonlocal seen
         progress(f"updates {start.step + 1} ... {step}", state.step - start.step, step - start.step)
         if state.step in (step, also):
@@ -161,11 +155,10 @@ def replay(
             }
         if state.step == step - 1:
             seen = watch(state)
-        return state.step == step
 
     if state.step == step - 1:
         seen = watch(state)
-    train(state, dataset, Hooks(log, lambda: None, lambda: None))
+    train(state, dataset, Hooks(log, lambda: state.step == step, lambda: None, lambda: None))
     levels = sorted((level for each in seen for level in _levels(each, config.training.num_steps)), key=_number)
     return Replay(step, tuple(levels), metrics)
 
@@ -203,17 +196,3 @@ def _levels(seen: Seen, num_steps: int) -> Iterator[Level]:
 
 def _number(level: Level) -> int:
     return level.level
-
-
-@contextmanager
-def _local(uri: str, record: RunRecord) -> Iterator[Path]:
-    """The checkpoint as a folder of this machine, fetched for the while where it is none."""
-    if storage.is_local(uri):
-        yield storage.local_path(uri)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        for name in ("state.json", *record.checkpoints()[uri].files):
-            if name != "state.json" and not re.fullmatch(CHECKPOINT_FILE, name):
-                raise RegistryError(f"{uri}/state.json: refused to fetch a file named {name!r}")
-            storage.download(storage.join(uri, name), Path(folder) / name)
-        yield Path(folder)

@@ -93,17 +93,21 @@ class TrainState:
         update_average(self.averaged(number), self.pair(number), self.config.training.ema_decay, self.step)
 
     @torch.no_grad()
-    def share_average(self) -> None:
-        """Make the average whole on every rank, with singular vectors of its own weights. A collective."""
-        for number in range(self.grid.num_pairs):
+    def settle_average(self) -> None:
+        """Give this rank's averaged pairs singular vectors of their own weights."""
+        for number in self.grid.pairs:
             pair = self.averaged(number)
-            if number in self.grid.pairs:
-                # from the live net's vectors: the result depends on the training, not on when it was shared before
-                for vector, live in zip(pair.buffers(), self.pair(number).buffers(), strict=True):
-                    vector.copy_(live)
-                power_iterate(pair, NUM_WARMUP_ITERATIONS)
-            if self.grid.num_pairs > 1:
-                self.grid.share(list(pair.state_dict().values()), number)
+            # from the live net's vectors: the result depends on the training, not on when it was settled before
+            for vector, live in zip(pair.buffers(), self.pair(number).buffers(), strict=True):
+                vector.copy_(live)
+            power_iterate(pair, NUM_WARMUP_ITERATIONS)
+
+    @torch.no_grad()
+    def share_average(self) -> None:
+        """Make the average, once it is settled, whole on every rank. A collective."""
+        if self.grid.num_pairs > 1:
+            for number in range(self.grid.num_pairs):
+                self.grid.share(list(self.averaged(number).state_dict().values()), number)
 
     def _optimizers(self, pair: Pair) -> Optimizers:
         fused = True if self.config.compute.formulation == "fast" else None  # None: torch's default

@@ -1,9 +1,10 @@
 """One worker of a Ray Train run: state, resume, loop, reports. Every rank runs this with the same arguments."""
 
-import tempfile
+import json
+import secrets
+import time
 from collections.abc import Callable
-from dataclasses import fields
-from pathlib import Path
+from dataclasses import dataclass, fields
 from typing import Any
 
 import ray
@@ -12,6 +13,7 @@ import ray.train.torch
 import torch
 from PIL import Image
 
+from cdrl import storage
 from cdrl.config import Config
 from cdrl.data import Dataset
 from cdrl.errors import CdrlError
@@ -19,86 +21,166 @@ from cdrl.method.cooperative import StepMetrics
 from cdrl.method.pairs import groups_of_levels
 from cdrl.model import Model
 from cdrl.pictures import picture_of, png_bytes
-from cdrl.runs import step_folder
+from cdrl.runs import Checkpoint
 from cdrl.training.board import Notice
-from cdrl.training.checkpoint import read_checkpoint, write_checkpoint
+from cdrl.training.checkpoint import snapshot
 from cdrl.training.grid import Grid
 from cdrl.training.loop import Hooks, train
+from cdrl.training.pulse import Beat, Pulse
+from cdrl.training.resume import agreed, resume
 from cdrl.training.state import TrainState
+from cdrl.training.store import Keep, Store, published
 
-__all__ = ["Score", "work"]
+__all__ = ["Job", "Score", "work"]
 
 Score = Callable[[Model], float]
 """A quick score of averaged weights, lower = better."""
 
 PICTURE_COLUMNS = 10
 PICTURE_SEED = 0
+ANSWER_S = 1.0  # a request to stop is seen about this soon
 
 
-def work(arguments: dict[str, Any]) -> None:
-    """Train until done or told to stop.
+@dataclass(frozen=True)
+class Job:
+    """What every worker is given.
 
-    Args:
-        arguments: `config` (Config), `board` (actor handle of a Board), `score` (Score or None).
+    Attributes:
+        checkpoints: URI of the folder of the run's checkpoints.
+        board: actor handle of a `Board`.
+        score: picks the best checkpoint; None = the newest is the best.
     """
-    board = arguments["board"]
-    if ray.get(board.failure.remote()) is not None:
+
+    config: Config
+    checkpoints: str
+    board: Any
+    score: Score | None
+
+
+def work(arguments: dict[str, Job]) -> None:
+    """Train until done or told to stop."""
+    job = arguments["job"]
+    if ray.get(job.board.failure.remote()) is not None:
         return  # a restart after an error that no restart can mend; the driver tells it
     try:
-        _work(arguments["config"], board, arguments["score"])
+        with _pulse(job.board) as pulse:
+            with storage.patience(job.config.run.storage_patience_s, _waiting(job.board, pulse)):
+                _Worker(job, pulse).run()
     except CdrlError as error:
-        ray.get(board.fail.remote(error))
+        ray.get(job.board.fail.remote(error))
         raise
 
 
-def _work(config: Config, board: Any, score: Score | None) -> None:
-    context = ray.train.get_context()
-    device = ray.train.torch.get_device()
-    if device.type == "cpu":
-        torch.set_num_threads(1)  # two threads on shared cores are several times slower than one
-    num_pairs = len(groups_of_levels(config.pairs, config.schedule.num_levels))
-    grid = Grid(num_pairs, config.training.num_chunks, context.get_world_size(), context.get_world_rank())
-    dataset = Dataset.open(config.data.uri, cache=config.data.cache)
-    state = TrainState(config, grid, device)
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is not None:
-        with checkpoint.as_directory() as directory:
-            read_checkpoint(state, Path(directory), dataset.manifest.digest)
+class _Worker:
+    """One rank, from its start to its end."""
 
-    def averaged_model() -> Model:
-        state.share_average()
-        manifest = dataset.manifest
-        model = Model(config, state.average, manifest.class_names, manifest.digest, state.step)
-        model.formulation = state.formulation  # with what it has compiled and captured
+    def __init__(self, job: Job, pulse: Pulse) -> None:
+        context, config = ray.train.get_context(), job.config
+        self.job, self.config, self.pulse = job, config, pulse
+        self.device = ray.train.torch.get_device()
+        if self.device.type == "cpu":
+            torch.set_num_threads(1)  # two threads on shared cores are several times slower than one
+        num_pairs = len(groups_of_levels(config.pairs, config.schedule.num_levels))
+        self.grid = Grid(num_pairs, config.training.num_chunks, context.get_world_size(), context.get_world_rank())
+        self.dataset = Dataset.open(config.data.uri, cache=config.data.cache)
+        self.check_every = 1
+
+    def run(self) -> None:
+        """Resume from the newest whole checkpoint and train."""
+        # ranks that were started together write into one folder, which nobody else writes into
+        attempt = f"{int(time.time()):08x}{secrets.token_hex(2)}"
+        plan = {"attempt": attempt, "candidates": published(self.job.checkpoints)} if self.grid.rank == 0 else {}
+        plan = json.loads(agreed(self.grid, json.dumps(plan)))
+        writers = {self.grid.owner(number) for number in range(self.grid.num_pairs)}
+        run = self.config.run
+        keep = Keep(run.keep_last, run.keep_every)
+        self.state = TrainState(self.config, self.grid, self.device)
+        place, digest = self.job.checkpoints, self.dataset.manifest.digest
+        resume(self.state, place, plan["candidates"], digest, tell=self.tell)
+        self.checked = time.monotonic(), self.state.step  # when, and after which update
+        with Store(
+            place, plan["attempt"], self.grid.rank, writers, run.storage_patience_s, keep, self.stands
+        ) as self.store:
+            hooks = Hooks(self.log, self.stop, self.sample, self.save)
+            train(self.state, self.dataset, hooks, self.grid.synchroniser())
+
+    def post(self, kind: Any, content: dict[str, Any], step: int | None = None) -> None:
+        """Pin a notice to the board; does not wait."""
+        self.job.board.post.remote(Notice(kind, self.state.step if step is None else step, content))
+
+    def tell(self, text: str) -> None:
+        """Say something that a person shall read; once for all ranks."""
+        if self.grid.rank == 0:
+            self.post("event", {"text": text})
+
+    def model(self) -> Model:
+        """The averaged ladder; whole only after `state.share_average`."""
+        manifest = self.dataset.manifest
+        model = Model(self.config, self.state.average, manifest.class_names, manifest.digest, self.state.step)
+        model.formulation = self.state.formulation  # with what it has compiled and captured
         return model
 
-    def post(kind: Any, content: dict[str, Any]) -> None:
-        board.post.remote(Notice(kind, state.step, content))
+    def log(self, metrics: dict[int, StepMetrics]) -> None:
+        """Report the metrics of this rank's pairs. A collective."""
+        for number, mean in _means(metrics, self.grid).items():
+            if self.grid.owner(number) == self.grid.rank:
+                self.post("metrics", {f"{self.grid.prefix(number)}{name}": value for name, value in mean.items()})
 
-    def log(metrics: dict[int, StepMetrics]) -> bool:
-        for number, mean in _means(metrics, grid).items():
-            if grid.owner(number) == grid.rank:
-                post("metrics", {f"{grid.prefix(number)}{name}": value for name, value in mean.items()})
-        return grid.any(grid.rank == 0 and ray.get(board.should_stop.remote()))
+    def stop(self) -> bool:
+        """Whether the driver asks for an end. A collective about once a second, at steps on which all ranks agree."""
+        self.pulse.moved(f"after update {self.state.step}")
+        if self.state.step % self.check_every:
+            return False
+        now_s, step = time.monotonic(), self.state.step
+        step_s = (now_s - self.checked[0]) / (step - self.checked[1])
+        asked = self.grid.rank == 0 and ray.get(self.job.board.should_stop.remote())
+        stop, sum_s = self.grid.sum(torch.tensor([float(asked), step_s], dtype=torch.float64)).tolist()
+        self.checked = now_s, step
+        self.check_every = min(1 + int(ANSWER_S * self.grid.world / sum_s), self.config.run.log_every)
+        return bool(stop)
 
-    def sample() -> None:
-        model = averaged_model()
-        if grid.rank == 0:
-            post("picture", {"samples": png_bytes(_picture(model))})
+    def sample(self) -> None:
+        """Report a grid of samples. A collective."""
+        self.state.settle_average()
+        self.state.share_average()
+        if self.grid.rank == 0:
+            self.post("picture", {"samples": png_bytes(_picture(self.model()))})
 
-    def save() -> None:
-        model = averaged_model()
-        value = score(model) if score is not None and grid.rank == 0 else None
-        with tempfile.TemporaryDirectory() as folder:
-            write_checkpoint(state, model, value, Path(folder))
-            known = torch.tensor([value if value is not None else 0.0], dtype=torch.float64)
-            metrics = {"step": state.step, "score": grid.sum(known).item()}
-            checkpoint = ray.train.Checkpoint.from_directory(folder)
-            ray.train.report(metrics, checkpoint=checkpoint, checkpoint_dir_name=step_folder(state.step))
-        if grid.rank == 0:
-            post("checkpoint", {"score": value})
+    def save(self) -> None:
+        """Score and begin to write a checkpoint. A collective where it is scored."""
+        begin_s = time.monotonic()
+        self.state.settle_average()
+        value = None
+        if self.job.score is not None:
+            self.state.share_average()
+            value = self.job.score(self.model()) if self.grid.rank == 0 else None
+        scored_s = time.monotonic()
+        self.store.save(snapshot(self.state, self.dataset.manifest.digest, value), self.model())
+        if self.grid.rank == 0:
+            self.post("saving", {"checkpoint_stall_s": time.monotonic() - scored_s, "score_s": scored_s - begin_s})
 
-    train(state, dataset, Hooks(log, sample, save), grid.synchroniser())
+    def stands(self, card: Checkpoint, write_s: float) -> None:
+        """Report a checkpoint that is visible from now on; called in the thread that wrote it."""
+        self.post("checkpoint", {"score": card.score, "write_s": write_s}, card.step)
+
+
+def _pulse(board: Any) -> Pulse:
+    context = ray.train.get_context()
+
+    def send(beat: Beat) -> None:
+        board.beat.remote(beat)
+
+    return Pulse(send, context.get_world_rank(), ray.get_runtime_context().get_node_id())
+
+
+def _waiting(board: Any, pulse: Pulse) -> Callable[[str, float], None]:
+    """Reports of waiting for the storage, to the board."""
+
+    def tell(text: str, waited_s: float) -> None:
+        pulse.moved("waiting for the storage")  # patience has a deadline of its own
+        board.post.remote(Notice("waiting", 0, {"text": text, "waited_s": waited_s}))
+
+    return tell
 
 
 def _means(metrics: dict[int, StepMetrics], grid: Grid) -> dict[int, dict[str, float]]:

@@ -20,6 +20,7 @@ from cdrl.model import Model
 from cdrl.runs import RunRecord, step_folder
 from cdrl.session import connected
 from tests.evaluation_parts import digits, tiny_config, tiny_run
+from tests.training_parts import ATTEMPT
 
 pytestmark = pytest.mark.integration
 
@@ -87,7 +88,7 @@ def two_workers() -> Iterator[ClusterConfig]:
 
 def test_ray_workers_draw_what_one_process_draws(record: RunRecord, two_workers: ClusterConfig) -> None:
     labels = np.arange(40) % 10 + 1
-    folder = record.directory / step_folder(3)
+    folder = record.directory / step_folder(3, ATTEMPT)
     seen: list[int] = []
 
     def images(cluster: ClusterConfig) -> np.ndarray:
@@ -107,7 +108,7 @@ def test_the_same_scores_with_ray(record: RunRecord, two_workers: ClusterConfig)
 
 
 def test_the_quick_score_travels_to_a_worker(record: RunRecord, two_workers: ClusterConfig) -> None:
-    score, folder = QuickScore(record.config), record.directory / step_folder(3)
+    score, folder = QuickScore(record.config), record.directory / step_folder(3, ATTEMPT)
 
     @ray.remote(num_cpus=1)
     def elsewhere(call: QuickScore) -> float:

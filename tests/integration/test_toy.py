@@ -24,7 +24,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 def compared(state: TrainState) -> list[LevelDensity]:
-    state.share_average()
+    state.settle_average()
     model = Model(state.config, state.average, (), "", state.step)
     return compare(model, LAWS["gaussians"], 8.0, number=2_000)
 

@@ -10,7 +10,7 @@ import torch
 from cdrl.errors import ConfigError
 from cdrl.model import Model, build_ladder
 from cdrl.runs import Checkpoint, RunRecord, absolute, fetch_model, step_folder
-from tests.training_parts import tiny_config
+from tests.training_parts import ATTEMPT, tiny_config
 
 
 def record(root: Path, run_id: str, **settings: Any) -> RunRecord:
@@ -29,13 +29,13 @@ def record(root: Path, run_id: str, **settings: Any) -> RunRecord:
 
 def checkpoint(run: RunRecord, step: int, score: float | None = None) -> Path:
     """A whole checkpoint with a real model beside stand-ins for the rest."""
-    folder = Path(run.checkpoint_uri) / step_folder(step)
+    folder = Path(run.checkpoint_uri) / step_folder(step, ATTEMPT)
     folder.mkdir(parents=True)
     torch.manual_seed(step)
     Model(run.config, build_ladder(run.config), run.class_names, run.manifest_digest, step).write(folder)
     files = dict.fromkeys(("model.json", "pair-00.safetensors"), "0" * 64)
     state = Checkpoint(step=step, score=score, identity="x", manifest_digest=run.manifest_digest, files=files)
-    (folder / "state.json").write_text(state.model_dump_json())
+    (folder / "state.json").write_bytes(state.sealed())
     return folder
 
 

@@ -9,6 +9,7 @@ import pytest
 from cdrl.data import Dataset
 from cdrl.errors import ConfigError, RegistryError
 from cdrl.model import Model
+from cdrl.runs import Checkpoint
 from cdrl.training.checkpoint import read_checkpoint
 from cdrl.training.grid import Grid
 from cdrl.training.loop import train
@@ -89,7 +90,7 @@ def test_a_damaged_file_is_named(folder: Path, dataset: Dataset, name: str, dama
 def test_a_damaged_state_is_refused(folder: Path, dataset: Dataset) -> None:
     path = folder / "state.json"
     text = path.read_text()
-    for damaged in (text[:-5], text.replace("step", "stop"), "", text.replace(": 8,", ": 9,"), "\x00" + text):
+    for damaged in (text[:-5], text.replace("step", "stop"), "", text.replace(": 8,", ": 9,"), "\x00" + text, "[]"):
         assert damaged != text
         path.write_text(damaged)
         with pytest.raises(RegistryError, match="state.json: damaged"):
@@ -101,9 +102,9 @@ def test_a_damaged_state_is_refused(folder: Path, dataset: Dataset) -> None:
 
 def test_a_checkpoint_without_an_entry_is_refused(folder: Path, dataset: Dataset) -> None:
     path = folder / "state.json"
-    tree = json.loads(path.read_text())
-    del tree["files"]["train-01.safetensors"]
-    path.write_text(json.dumps(tree))
+    card = Checkpoint.unsealed(path.read_bytes())
+    files = {name: digest for name, digest in card.files.items() if name != "train-01.safetensors"}
+    path.write_bytes(card.model_copy(update={"files": files}).sealed())
     with pytest.raises(RegistryError, match="no entry 'train-01.safetensors'"):
         read(folder, dataset)
 

@@ -20,7 +20,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 def everything(state: TrainState) -> dict[str, Tensor]:
     """Live and averaged weights, singular vectors and moments, copied."""
-    state.share_average()
+    state.settle_average()
     tensors = {f"live.{key}": value for key, value in state.ladder.state_dict().items()}
     tensors |= {f"average.{key}": value for key, value in state.average.state_dict().items()}
     for number, optimizers in state.optimizers.items():
@@ -109,13 +109,13 @@ class Diary:
         self.pairs: set[tuple[int, ...]] = set()
 
     def hooks(self) -> Hooks:
-        def log(metrics: dict) -> bool:
+        def log(metrics: dict) -> None:
             self.pages["log"].append(self.state.step)
             self.pairs.add(tuple(metrics))
-            return self.state.step == self.stop_at
 
         return Hooks(
             log,
+            lambda: self.state.step == self.stop_at,
             lambda: self.pages["sample"].append(self.state.step),
             lambda: self.pages["checkpoint"].append(self.state.step),
         )

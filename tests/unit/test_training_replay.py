@@ -1,5 +1,6 @@
 """A replayed update is the run's: metrics bit by bit, what is shown adds up to them, and what cannot be is refused."""
 
+import dataclasses
 import shutil
 import sys
 from pathlib import Path
@@ -17,10 +18,10 @@ from cdrl.method.cooperative import StepMetrics
 from cdrl.runs import RunRecord, absolute, step_folder
 from cdrl.tracking.run import TrackedRun
 from cdrl.tracking.server import default_uri
-from cdrl.training.loop import Hooks, train
+from cdrl.training.loop import train
 from cdrl.training.replay import Replay, Start, logged_before, replay, start_before
 from cdrl.training.replay_plot import replay_plot
-from tests.training_parts import digits, save, tiny_config, tiny_state
+from tests.training_parts import ATTEMPT, digits, quiet, save, tiny_config, tiny_state
 
 KEPT = (2, 7)  # checkpoints of twelve updates; the first six train the initializer alone
 
@@ -56,16 +57,15 @@ class Run:
         self.root, self.metrics = root, dict[int, dict[str, float]]()
         state = tiny_state(config)
 
-        def log(found: dict[int, StepMetrics]) -> bool:
+        def log(found: dict[int, StepMetrics]) -> None:
             named = {state.grid.prefix(n) + name: v.item() for n, m in found.items() for name, v in vars(m).items()}
             self.metrics[state.step] = named
             if state.step % log_every == 0:
                 self.tracked.log_metrics(named, state.step)
             if state.step in KEPT:
-                save(state, dataset, self.record.directory / step_folder(state.step))
-            return False
+                save(state, dataset, self.record.directory / step_folder(state.step, ATTEMPT))
 
-        train(state, dataset, Hooks(log, lambda: None, lambda: None))
+        train(state, dataset, dataclasses.replace(quiet(), log=log))
         self.tracked.close()
 
     def again(self, step: int) -> Replay:

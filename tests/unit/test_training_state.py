@@ -96,9 +96,9 @@ def test_a_shared_average_is_ready_whenever_and_however_often_it_is_shared() -> 
     power_iterate(state.pair(0), 3)
     state.update_average(0)
     live = {key: value.clone() for key, value in state.ladder.state_dict().items()}
-    state.share_average()
+    state.settle_average()
     once = {key: value.clone() for key, value in state.average.state_dict().items()}
-    state.share_average()
+    state.settle_average()
     assert all(value.equal(once[key]) for key, value in state.average.state_dict().items())
     assert all(value.equal(live[key]) for key, value in state.ladder.state_dict().items())
     # its vectors are those of its own weights: further iterations hardly change the normalised ones

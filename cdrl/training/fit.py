@@ -1,0 +1,153 @@
+"""Ray Train's part of a run: start workers, start them again, listen to them, and end those that hang.
+
+Nothing is kept by Ray Train: checkpoints are ours (`cdrl.training.store`), so that they are made visible last, checked
+when they are read, and found again by a process that knows nothing but their place.
+"""
+
+import os
+import signal
+import tempfile
+import textwrap
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from cdrl.config import Config
+from cdrl.errors import CdrlError, JobFailed
+from cdrl.runs import RunRecord
+from cdrl.training.board import Board
+from cdrl.training.listener import Listener
+from cdrl.training.progress import TrainingProgress
+from cdrl.training.pulse import Beat, hanging
+
+__all__ = ["fit"]
+
+POLL_S = 0.3
+STOPPING = (signal.SIGINT, signal.SIGTERM)
+
+
+def fit(config: Config, record: RunRecord, listener: Listener, score: Any) -> int | None:
+    """Train with Ray Train in a thread, listen in this one.
+
+    Returns:
+        The signal that asked for an end, or None.
+
+    Raises:
+        Diverged, DataError, ...: what a worker met.
+        JobFailed: workers died more often than allowed.
+    """
+    import ray
+
+    # a board that is killed begins anew and empty: notices may be lost, the run is not
+    board = ray.remote(Board).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
+    failure: list[Exception] = []
+
+    def train() -> None:
+        try:
+            with tempfile.TemporaryDirectory(prefix="cdrl-ray-train-") as folder:
+                _trainer(config, record, board, score, folder).fit()
+        except Exception as error:  # told in the main thread, below
+            failure.append(error)
+
+    thread = threading.Thread(target=train, name="fit", daemon=True)
+    with _stopping(listener.progress) as signals:
+        thread.start()
+        while thread.is_alive():
+            thread.join(POLL_S)
+            if signals:
+                ray.get(board.stop.remote())
+            listener.take(ray.get(board.take.remote()))
+            for beat, reason in hanging(ray.get(board.beats.remote()), config.cluster.hang_after_s):
+                listener.event(f"{beat}: {reason}; it is killed, and all start again at the newest checkpoint")
+                ray.get([board.begin.remote(), _kill(beat)])
+    listener.take(ray.get(board.take.remote()))
+    known = ray.get(board.failure.remote())
+    if isinstance(known, CdrlError):
+        raise known
+    if failure:
+        raise JobFailed(f"run {record.run_id}: {_reason(failure[0])}; the same command resumes it") from failure[0]
+    return signals[0] if signals else None
+
+
+def _trainer(config: Config, record: RunRecord, board: Any, score: Any, folder: str) -> Any:
+    # the controller looks after its workers this often; Ray's default is 2 s
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.3")
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+    if config.cluster.address is None:  # nobody takes this machine away; a process less to wait for
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    import ray.train
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2.api.config import LoggingConfig
+
+    from cdrl.training.worker import Job, work
+
+    cluster = config.cluster
+    return TorchTrainer(
+        work,
+        train_loop_config={"job": Job(config, record.checkpoint_uri, board, score)},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=cluster.num_workers,
+            use_gpu=cluster.use_gpu,
+            resources_per_worker={"CPU": 1, **({"GPU": 1} if cluster.use_gpu else {})},
+            elastic_resize_monitor_interval_s=cluster.resize_after_s,
+        ),
+        run_config=ray.train.RunConfig(
+            name=record.run_id,
+            storage_path=folder,
+            failure_config=ray.train.FailureConfig(
+                max_failures=cluster.max_failures,
+                max_preemption_failures=-1 if cluster.max_preemptions is None else cluster.max_preemptions,
+            ),
+            logging_config=LoggingConfig(log_level="ERROR"),
+        ),
+    )
+
+
+def _kill(beat: Beat) -> Any:
+    """End a hanging worker, from its own machine; Ray Train sees it die and starts all workers again."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(beat.node, soft=False)
+    return ray.remote(_end_process).options(num_cpus=0, scheduling_strategy=here).remote(beat.pid, beat.born_s)
+
+
+def _end_process(pid: int, born_s: float) -> None:
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        if process.create_time() == born_s:  # no later process of the same number
+            process.kill()
+    except psutil.NoSuchProcess:
+        pass
+
+
+@contextmanager
+def _stopping(progress: TrainingProgress) -> Iterator[list[int]]:
+    """Signals that ask for an end: the workers write a checkpoint and end; a second Ctrl-C ends at once."""
+    seen: list[int] = []
+
+    def on_signal(number: int, frame: Any) -> None:
+        del frame
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        seen.append(number)
+        progress.say("stopping after a checkpoint; press Ctrl-C again to stop at once")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield seen  # signals reach the main thread only
+        return
+    before = {number: signal.signal(number, on_signal) for number in STOPPING}
+    try:
+        yield seen
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _reason(error: Exception) -> str:
+    failures = getattr(error, "worker_failures", None)
+    cause = next(iter(failures.values())) if failures else error
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    return textwrap.shorten(lines[-1], 240, placeholder=" ...") if lines else type(cause).__name__

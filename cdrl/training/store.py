@@ -1,0 +1,173 @@
+"""Where a run's checkpoints lie: written behind the back of the training, visible last, found again newest first.
+
+Every rank writes the files of its pairs into the folder of this step and attempt, and then one list of their digests.
+Rank 0 waits for the lists of all, writes model.json and state.json, which makes the folder a checkpoint, and removes
+checkpoints that need not be kept. Whatever dies on the way leaves a folder without state.json: no checkpoint.
+"""
+
+import contextvars
+import json
+import re
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from cdrl import storage
+from cdrl.errors import StorageError
+from cdrl.model import Model
+from cdrl.runs import STEP_FOLDER, Checkpoint, checkpoints_below, step_folder
+from cdrl.training.checkpoint import Snapshot, write_cards, write_tensors
+
+__all__ = ["Keep", "Store", "published"]
+
+POLL_S = 0.2
+LIST_FILE = "rank-{:05d}.json"
+
+Told = Callable[[Checkpoint, float], None]
+"""Called on rank 0 with the card of a checkpoint that stands, and with the seconds that writing took."""
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Which checkpoints stay.
+
+    Attributes:
+        last: the newest ones, at least 1.
+        every: those after a multiple of so many updates; None = none for that reason.
+        best: the one with the lowest score.
+    """
+
+    last: int = 2
+    every: int | None = None
+    best: bool = True
+
+    def kept(self, known: dict[str, Checkpoint]) -> set[str]:
+        """Those that stay of the checkpoints in `known`, oldest first."""
+        stay = set(list(known)[-self.last :])
+        if self.every is not None:
+            stay |= {uri for uri, card in known.items() if card.step % self.every == 0}
+        scores = {uri: card.score for uri, card in known.items() if card.score is not None}
+        if self.best and scores:
+            stay.add(min(scores, key=lambda uri: scores[uri]))
+        return stay
+
+
+def published(uri: str) -> list[str]:
+    """The folders below `uri` that have a state.json, whole or damaged, newest first."""
+    names = (name.split("/") for name in storage.listing(uri))
+    folders = {parts[0] for parts in names if len(parts) == 2 and parts[1] == "state.json"}
+    return sorted(filter(STEP_FOLDER.fullmatch, folders), reverse=True)
+
+
+class Store:
+    """One rank's end of it.
+
+    Args:
+        uri: the folder of the run's checkpoints.
+        attempt: of these workers, equal on all ranks (`cdrl.runs.step_folder`).
+        rank: this one.
+        writers: the ranks that speak for a pair.
+        patience_s: how long rank 0 waits for the files of the others.
+        keep: which checkpoints stay.
+        told: see `Told`.
+    """
+
+    def __init__(
+        self, uri: str, attempt: str, rank: int, writers: set[int], patience_s: float, keep: Keep, told: Told
+    ) -> None:
+        self.uri, self._attempt, self._rank, self._writers = uri, attempt, rank, writers
+        self._patience_s, self._keep, self._told = patience_s, keep, told
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._pending: Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Finish what is on its way, whatever ended the training; an error of the training goes first."""
+        try:
+            self.settle()
+        except StorageError:
+            if error is None:
+                raise
+        finally:
+            self._thread.shutdown()
+
+    def save(self, content: Snapshot, model: Model) -> float:
+        """Begin to write this rank's part; returns the seconds spent waiting for the previous one to be written.
+
+        One checkpoint is on its way at a time, so that the newest is never given up for a newer one.
+
+        Raises:
+            StorageError: the previous one could not be written.
+        """
+        begin_s = time.monotonic()
+        self.settle()
+        carried = contextvars.copy_context()  # with the patience of this one
+        self._pending = self._thread.submit(carried.run, self._write, content, model)
+        return time.monotonic() - begin_s
+
+    def settle(self) -> None:
+        """Wait until this rank's part of what was begun is written; on rank 0, until the checkpoint stands.
+
+        Raises:
+            StorageError: it could not be written.
+        """
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def _write(self, content: Snapshot, model: Model) -> None:
+        begin_s = time.monotonic()
+        place = storage.join(self.uri, step_folder(content.card.step, self._attempt))
+        files: dict[str, str] = {}
+        with tempfile.TemporaryDirectory(prefix="cdrl-checkpoint-") as name:
+            folder = Path(name)
+            for file in content.tensors:
+                files[file] = write_tensors(content, file, folder)
+                storage.upload(folder / file, storage.join(place, file))
+                (folder / file).unlink()
+            if self._rank != 0:
+                if files:
+                    storage.write_bytes(storage.join(place, LIST_FILE.format(self._rank)), json.dumps(files).encode())
+                return
+            for rank in sorted(self._writers - {0}):
+                files |= json.loads(self._awaited(storage.join(place, LIST_FILE.format(rank)), rank))
+            write_cards(content, model, files, folder)
+            for file in ("model.json", "state.json"):  # in this order
+                storage.upload(folder / file, storage.join(place, file))
+        self._told(content.card, time.monotonic() - begin_s)
+        self._prune()
+
+    def _awaited(self, uri: str, rank: int) -> bytes:
+        deadline_s = time.monotonic() + self._patience_s
+        while not storage.exists(uri):
+            if time.monotonic() > deadline_s:
+                raise StorageError(f"{uri}: rank {rank} has not written its part within {self._patience_s:g} s")
+            time.sleep(POLL_S)
+        return storage.read_bytes(uri)
+
+    def _prune(self) -> None:
+        """Remove checkpoints that need not be kept, and what dead attempts have left before the newest one."""
+        known = checkpoints_below(self.uri)
+        stay = {uri.rpartition("/")[2] for uri in self._keep.kept(known)}
+        newest = list(known)[-1].rpartition("/")[2]
+        names = storage.listing(self.uri)
+        folders = {name.partition("/")[0] for name in names if "/" in name}
+        for folder in filter(STEP_FOLDER.fullmatch, folders):
+            if folder not in stay and folder < newest:
+                remove_checkpoint(self.uri, folder, names)
+
+
+def remove_checkpoint(uri: str, folder: str, names: list[str]) -> None:
+    """Remove a folder's files, given the names below `uri`; state.json first, after which it is no checkpoint."""
+    files = [name for name in names if re.match(rf"{re.escape(folder)}/", name)]
+    for name in sorted(files, key=lambda name: not name.endswith("/state.json")):
+        storage.remove(storage.join(uri, name))
