@@ -47,11 +47,17 @@ class Rescue(BaseModel):
         return number if math.isfinite(number) else str(number)
 
     @property
+    def place(self) -> str:
+        """Where it was seen; a gradient norm belongs to a pair."""
+        return f"pair {self.pair}" if self.quantity.startswith("grad_norm") else f"level {self.level}"
+
+    @property
     def line(self) -> str:
         """One line for people."""
         what = self.lower.replace("_", " ")
         change = f"with {what} x {self.factor:g} and other noise" if self.factor < 1 else "with other noise"
-        return f"rescue {self.number}: {_seen(self)}; went back to {self.from_step} {change}"
+        seen = f"{self.quantity} {self.value:.3g}, bound {self.bound:.3g}"
+        return f"rescue {self.number}: {self.place}, update {self.step}: {seen}; went back to {self.from_step} {change}"
 
 
 def rescue(
@@ -133,16 +139,8 @@ def events_markdown(rescues: Sequence[Rescue]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     rows += [
-        f"| {each.number} | {each.step} | {_place(each)} | {each.quantity} | {each.value:.3g} | {each.bound:.3g} | "
+        f"| {each.number} | {each.step} | {each.place} | {each.quantity} | {each.value:.3g} | {each.bound:.3g} | "
         f"{each.from_step} | {each.lower} x {each.factor:g} |"
         for each in rescues
     ]
     return "\n".join(rows) + "\n"
-
-
-def _place(seen: Rescue) -> str:
-    return f"pair {seen.pair}" if seen.quantity.startswith("grad_norm") else f"level {seen.level}"
-
-
-def _seen(seen: Rescue) -> str:
-    return f"{_place(seen)}, update {seen.step}: {seen.quantity} {seen.value:.3g}, bound {seen.bound:.3g}"

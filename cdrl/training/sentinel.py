@@ -37,7 +37,7 @@ MEMORY = 0.98
 """A check's weight after one more check. Growth by a power of time stays below any sensible bound whatever the
 memory; exponential growth passes `max_growth` = 10 if it doubles every four checks."""
 
-NUM_WARMUP_CHECKS = 5
+NUM_WARMUP_CHECKS = 3
 """Checks of a level without a relative bound: a new energy net begins at f = 0 and grows by large factors."""
 
 MIN_SAMPLES, MIN_NORMS = 16, 4

@@ -21,6 +21,7 @@ from cdrl.training.rescue import (
     stream_key,
 )
 from cdrl.training.sentinel import Breach
+from cdrl.training.story_plot import attempts, story_plot
 
 SEEN = Breach(pair=0, level=3, step=4120, quantity="displacement", value=27.1, bound=9.8)
 
@@ -165,3 +166,11 @@ def test_after_its_budget_a_run_has_diverged_and_tells_its_story() -> None:
 def test_a_norm_belongs_to_a_pair_not_to_a_level() -> None:
     line = rescued(1, 0, quantity="grad_norm_energy", pair=2, factor=1.0).line
     assert line == "rescue 1: pair 2, update 10000: grad_norm_energy 27.1, bound 9.8; went back to 0 with other noise"
+
+
+def test_a_picture_of_the_story_shows_what_each_attempt_gave() -> None:
+    rescues = [rescued(1, 100, 120), rescued(2, 50, 130), rescued(3, 200, 250)]
+    assert attempts(rescues, 400) == [(0, 50, 120), (100, 100, 130), (50, 200, 250), (200, 400, 400)]
+    assert sum(kept - first for first, kept, _ in attempts(rescues, 400)) == 400, "every update counts once"
+    shorter, longer = story_plot(rescues[:1], 400), story_plot(rescues, 400)
+    assert longer.height > shorter.height and len(longer.getcolors(1 << 20) or ()) > 2
