@@ -1,5 +1,7 @@
 """`cdrl data prepare|inspect`."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -7,11 +9,18 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
+
+from cdrl.errors import ConfigError, JobFailed, StorageError
 
 if TYPE_CHECKING:
     from cdrl.data import Manifest
+    from cdrl.data.manifest import Origin
+    from cdrl.data.prepare import Progress
 
 __all__ = ["app"]
+
+MAX_SHOWN = 20
 
 app = typer.Typer(help="Turn images into shards, and look at them.", no_args_is_help=True)
 
@@ -38,6 +47,15 @@ ShardRowsOption = Annotated[
     int | None, typer.Option(min=1, help="Rows of one shard. Default: what fits into 64 MiB.")
 ]
 SeedOption = Annotated[int, typer.Option(min=0, help="Decides hold-out rows and the order inside the shards.")]
+MaxBadOption = Annotated[
+    int, typer.Option("--max-bad", min=0, help="Leave out, and list, at most this many rows that cannot be read.")
+]
+WorkersOption = Annotated[
+    int, typer.Option(min=0, help="Decode with this many Ray workers; 0: in this process. The dataset is the same.")
+]
+AddressOption = Annotated[
+    str | None, typer.Option(metavar="HOST:PORT", help="With --workers: a Ray cluster. Default: start one here.")
+]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the dataset that is at URI.")]
 
 
@@ -60,13 +78,16 @@ def prepare(
     limit: LimitOption = None,
     shard_rows: ShardRowsOption = None,
     seed: SeedOption = 0,
+    max_bad: MaxBadOption = 0,
+    workers: WorkersOption = 0,
+    address: AddressOption = None,
     overwrite: OverwriteOption = False,
 ) -> None:
-    """Turn a source into Arrow shards and a manifest at URI."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+    """Turn a source into Arrow shards and a manifest at URI. What was killed goes on with the same command."""
     from cdrl.data import prepare as preparation
 
+    if address is not None and not workers:
+        raise ConfigError("--address names a Ray cluster, but --workers is 0: give the number of workers")
     options = preparation.Options(
         path=path,
         holdout_path=holdout_path,
@@ -80,20 +101,50 @@ def prepare(
         seed=seed,
     )
     console = Console()
-    if not overwrite and (found := preparation.prepared(source, uri, options)):
+    if not overwrite and (found := preparation.prepared(source, uri, options, max_bad=max_bad)):
         console.print(f"already prepared: {uri}: {_sizes(found)}", soft_wrap=True, highlight=False, markup=False)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as display:
-        task = display.add_task(f"reading {source}", total=None)
+    with _progress(console) as show:
         made = preparation.prepare(
             source,
             uri,
             options,
             overwrite=overwrite,
-            progress=lambda done, total: display.update(task, completed=done, total=total),
+            max_bad=max_bad,
+            workers=workers,
+            address=address,
+            progress=show,
         )
     console.print(f"prepared: {uri}: {_sizes(made)}", soft_wrap=True, highlight=False, markup=False)
+    if made.origin is not None and made.origin.failures:
+        console.print(_failures(made.origin))
+
+
+@contextmanager
+def _progress(console: Console) -> "Iterator[Progress]":
+    """A bar for rows with their rate and one for shards; a prepare that breaks off later says what to do."""
+    from rich import progress
+
+    class Rate(progress.ProgressColumn):
+        def render(self, task: progress.Task) -> Text:
+            return Text(f"{task.speed:,.0f} {task.description}/s" if task.speed else "")
+
+    columns = (progress.TextColumn("{task.description}"), progress.BarColumn(), progress.MofNCompleteColumn(), Rate())
+    last = progress.TimeRemainingColumn()
+    with progress.Progress(*columns, last, console=console, transient=True, disable=not console.is_terminal) as display:
+        bars = {what: display.add_task(what, total=None, start=False) for what in ("rows", "shards")}
+
+        def show(what: str, done: int, total: int) -> None:
+            if not done:
+                display.start_task(bars[what])
+            display.update(bars[what], completed=done, total=total)
+
+        try:
+            yield show
+        except (KeyboardInterrupt, StorageError, JobFailed):
+            if display.tasks[0].started:
+                console.print("what is finished is kept: the same command goes on from there", highlight=False)
+            raise
 
 
 @app.command()
@@ -113,6 +164,8 @@ def inspect(
     console.print(_facts(uri, manifest))
     if manifest.class_names:
         console.print(_classes(manifest))
+    if manifest.origin is not None and manifest.origin.failures:
+        console.print(_failures(manifest.origin))
     image = contact_sheet(Dataset.open(uri))
     place = picture or (storage.local_path(uri) if storage.is_local(uri) else Path()) / "contact-sheet.png"
     storage.write_bytes(str(place), pictures.png_bytes(image))
@@ -129,7 +182,7 @@ def _sizes(manifest: "Manifest") -> str:
 def _facts(uri: str, manifest: "Manifest") -> Table:
     table = Table("", "", box=None, show_header=False)
     table.add_row("dataset", escape(uri))
-    table.add_row("source", escape(f"{manifest.source} {manifest.options.get('path') or ''}".rstrip()))
+    table.add_row("source", escape(f"{manifest.source} {manifest.path or ''}".rstrip()))
     table.add_row("row", f"{'x'.join(map(str, manifest.shape))} {manifest.dtype}")
     table.add_row("mean", "  ".join(f"{value:.2f}" for value in manifest.mean))
     table.add_row("std", "  ".join(f"{value:.2f}" for value in manifest.std))
@@ -148,4 +201,15 @@ def _classes(manifest: "Manifest") -> Table:
         counts = [split.label_counts[label] for split in manifest.splits.values()]
         if label or any(counts):
             table.add_row(str(label), escape(name), *map(str, counts))
+    return table
+
+
+def _failures(origin: "Origin") -> Table:
+    shown = origin.failures[:MAX_SHOWN]
+    title = f"{origin.num_failures} rows could not be read and were left out"
+    table = Table("row", "reason", box=None, title=title, title_justify="left")
+    for failure in shown:
+        table.add_row(escape(failure.where), escape(failure.reason))
+    if origin.num_failures > len(shown):
+        table.add_row("...", f"{origin.num_failures - len(shown)} more; the manifest lists the first few hundred")
     return table

@@ -1,66 +1,53 @@
-"""From a source to shards and a manifest at a URI."""
+"""From a source to shards and a manifest at a URI: plan, decode, gather, and the manifest last."""
 
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from itertools import islice
-from pathlib import Path
-from typing import Literal, NamedTuple
+import hashlib
+import json
 
 import numpy as np
-from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+import PIL
 
 from cdrl import storage
-from cdrl.data import images, manifest, order, sources
-from cdrl.data.manifest import Manifest, Shard, Split
+from cdrl.data import manifest, parallel, plan
+from cdrl.data.assemble import Progress, Work, assemble
+from cdrl.data.decode import first_row
+from cdrl.data.job import Job, sweep
+from cdrl.data.manifest import Manifest, Origin
 from cdrl.data.points import LAWS
-from cdrl.data.shards import write_shard
-from cdrl.errors import DataError, StorageError
+from cdrl.data.recipe import Options
+from cdrl.data.sources import open_source
+from cdrl.errors import DataError
 
 __all__ = ["Options", "Progress", "prepare", "prepared"]
 
-Progress = Callable[[int, int], None]
-"""Called with (rows read, rows expected) while a source is read."""
-
 DEFAULT_HOLDOUT = {"digits": 500.0}  # the split on which the demonstration's figures were measured
 OTHER_HOLDOUT = 0.1
-SHARD_BYTES = 64 * 2**20  # also the scale of the memory that prepare needs
 HALVED = (*LAWS, "torchvision")  # sources that bring a hold-out of their own
+SHARD_BYTES = 64 * 2**20  # also the scale of the memory that each process needs
+RUN_ROWS = 8192  # of at most SHARD_BYTES: what is lost when a prepare is killed
+WORK_FORMAT = 1  # of the files in the job's folder
 
 
-class Options(BaseModel):
-    """How a source becomes a dataset. Together with the source's name this is the dataset's recipe."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    path: str | None = Field(None, description="file, folder or glob of the source")
-    holdout_path: str | None = Field(None, description="the same for the hold-out split")
-    holdout: float | None = Field(None, ge=0, description="rows held out: a fraction below 1, or a number of rows")
-    size: int | None = Field(None, ge=1, description="side of the square images, in pixels; default: as they are")
-    crop: bool = Field(True, description="scale the shorter side and cut the centre out; otherwise squeeze both sides")
-    grayscale: bool | None = Field(None, description="true: one channel; false: three; default: as the images are")
-    class_names: tuple[str, ...] | None = Field(None, description="classes in order; default: what the source holds")
-    limit: int | None = Field(None, ge=1, description="read at most this many rows of each path")
-    shard_rows: int | None = Field(None, ge=1, description="rows of one shard; default: what fits into 64 MiB")
-    seed: int = Field(0, ge=0, description="decides hold-out rows and the order inside the shards")
-
-
-def prepared(source: str, uri: str, options: Options) -> Manifest | None:
+def prepared(source: str, uri: str, options: Options, *, max_bad: int = 0) -> Manifest | None:
     """The manifest at `uri` if this very recipe was prepared there; None if there is no dataset.
 
     Raises:
-        DataError: another dataset is there, or a damaged manifest.
+        DataError: another dataset is there, one with more than `max_bad` rows left out, or a damaged manifest.
         StorageError: the place cannot be reached.
     """
     if not storage.exists(storage.join(uri, manifest.FILE_NAME)):
         return None
     found = Manifest.read(uri)
+    origin = found.origin or Origin(path=found.path, holdout_path=found.options.get("holdout_path"))
     wanted = {"source": source, **options.model_dump(mode="json")}
-    there = {"source": found.source, **found.options}
+    there = {"source": found.source, **found.options, "path": origin.path, "holdout_path": origin.holdout_path}
     if wanted != there:
         changed = [f"{key} {there.get(key)!r} -> {wanted[key]!r}" for key in wanted if wanted[key] != there.get(key)]
         raise DataError(f"{uri}: another dataset is here ({', '.join(changed)}); choose another place or --overwrite")
+    if origin.num_failures > max_bad:
+        raise DataError(
+            f"{uri}: this dataset leaves out {origin.num_failures} rows that could not be read, "
+            f"--max-bad allows {max_bad}; allow them, or mend them and --overwrite"
+        )
     return found
 
 
@@ -70,180 +57,94 @@ def prepare(
     options: Options = Options(),  # noqa: B008 (frozen)
     *,
     overwrite: bool = False,
+    max_bad: int = 0,
+    workers: int = 0,
+    address: str | None = None,
     progress: Progress | None = None,
 ) -> Manifest:
     """Turn a source into shards and a manifest at `uri`; the very same recipe is not prepared twice.
 
-    The source is read once into a temporary file, as decoded rows; from there the splits are dealt to shards in a
-    seeded random order. So memory stays bounded, and the temporary folder needs room for the decoded set. The manifest
-    is written last, and a failure removes what was written.
+    The dataset is the same, byte by byte, for any number of workers, and also if a prepare is killed and run again,
+    which goes on where the first one stopped. Memory is bounded by a few shards for each worker. Until the manifest
+    is written, which is the last step, `uri` holds a hidden folder of about the size of the dataset.
 
     Args:
         source: `digits`, `checkerboard`, `gaussians`, `folder`, `parquet` or `torchvision:NAME`.
-        uri: a path, `file://` or `s3://`.
+        uri: a path, `file://` or `s3://`. Workers on other machines need to reach it, and the source's files.
         overwrite: replace any dataset at `uri`, which stays readable until the new manifest stands.
+        max_bad: so many rows may be unreadable or of another shape; they are left out and listed in the manifest.
+        workers: 0 = in this process; otherwise Ray workers.
+        address: of a Ray cluster; default: started on this machine.
 
     Raises:
-        DataError: an empty or unreadable source, mixed shapes, an unknown label, or another dataset at `uri`.
-        StorageError: the place cannot be reached or written.
+        DataError: an empty source, too many unreadable rows, an unknown label, or another dataset at `uri`. What had
+            been written is removed.
+        StorageError: the place cannot be reached or written. What had been written is found by the next prepare.
+        ConfigError: no Ray cluster at the address, or one of fewer CPUs than workers.
     """
-    if not overwrite and (found := prepared(source, uri, options)):
+    if not overwrite and (found := prepared(source, uri, options, max_bad=max_bad)):
         return found
-    if options.holdout is not None and options.holdout_path is not None:
-        raise DataError("--holdout and --holdout-path contradict each other; give one")
-    names = options.class_names or ()
-    if len(set(names)) < len(names) or "" in names:
-        raise DataError(f"--class-names {','.join(names)}: expected names that differ, none empty")
+    _check(source, options)
+    if storage.is_local(uri):
+        uri = str(storage.local_path(uri).absolute())
+    work = _open(source, uri, options, max_bad)
     before = set(storage.listing(uri))
-    with tempfile.TemporaryDirectory(prefix="cdrl-prepare-") as name:
-        folder = Path(name)
-        rows, class_names = _read(source, options, folder / "train.rows", True, progress)
-        if options.holdout_path or (options.holdout is None and source.partition(":")[0] in HALVED):
-            path = options.holdout_path or options.path
-            other = options.model_copy(update={"path": path, "class_names": class_names})
-            held_rows, _ = _read(source, other, folder / "holdout.rows", False, progress)
-            if held_rows.images.shape[1:] != rows.images.shape[1:]:
-                shapes = f"{rows.images.shape[1:]} and {held_rows.images.shape[1:]}"
-                raise DataError(f"{source}: train and hold-out have the shapes {shapes}; give --size or --grayscale")
-            kept, held = np.arange(len(rows.labels)), np.arange(len(held_rows.labels))
-        else:
-            held_rows = rows
-            kept, held = _split(rows.labels, options, source)
-        with _removing_on_failure(uri, before) as written:
-            train, mean, std = _write("train", rows, kept, uri, folder, options, len(class_names), written)
-            holdout, _, _ = _write("holdout", held_rows, held, uri, folder, options, len(class_names), written)
-            made = Manifest(
-                source=source,
-                options=options.model_dump(mode="json"),
-                shape=rows.images.shape[1:],
-                dtype=rows.images.dtype.name,
-                class_names=class_names,
-                splits={"train": train, "holdout": holdout},
-                mean=mean,
-                std=std,
-            )
-            made.write(uri)
-    for name in before - set(written):
-        if manifest.SHARD_NAME.fullmatch(name):  # of the dataset that was replaced, or of a prepare that was killed
-            storage.remove(storage.join(uri, name))
+    sweep(uri, keep=work.job.key)
+    try:
+        with parallel.session(workers, address):
+            made = assemble(source, work, workers, progress or (lambda *_: None))
+        made.write(uri)
+    except DataError:
+        _remove_shards(uri, keep=before)
+        sweep(uri)
+        raise
+    # those of the dataset that was replaced, or of a prepare that was killed
+    _remove_shards(uri, keep={shard.name for split in made.splits.values() for shard in split.shards})
+    sweep(uri)
     return made
 
 
-class _Rows(NamedTuple):
-    """A source, decoded: images (n, *shape) on disk and labels (n,), 0 = none, 1 ... C = class."""
-
-    images: NDArray
-    labels: NDArray[np.int32]
-
-
-def _read(
-    source: str, options: Options, place: Path, train: bool, progress: Progress | None
-) -> tuple[_Rows, tuple[str, ...]]:
-    """Decode a source into the file `place`, and map it."""
-    opened = sources.open_source(
-        source, options.path, class_names=options.class_names, seed=options.seed, train=train
-    )
-    total = min(opened.total, options.limit or opened.total)
-    labels: list[int] = []
-    first: tuple[str, NDArray] | None = None
-    with open(place, "wb") as file:
-        for example in islice(opened.examples, total):
-            row = _row(example, options)
-            if first is None:
-                first = example.where, row
-            elif row.shape != first[1].shape:
-                raise DataError(
-                    f"mixed shapes: {first[0]} is {_times(first[1])}, {example.where} is {_times(row)}; "
-                    "give --size, and --grayscale or --rgb if the channels differ"
-                )
-            file.write(row.tobytes())
-            labels.append(0 if example.label is None else example.label + 1)
-            if progress:
-                progress(len(labels), total)
-    assert first is not None, "open_source refuses an empty source"
-    images = np.memmap(place, first[1].dtype, "r", shape=(len(labels), *first[1].shape))
-    return _Rows(images, np.array(labels, np.int32)), opened.class_names
+def _check(source: str, options: Options) -> None:
+    if options.holdout is not None and options.holdout_path is not None:
+        raise DataError("--holdout and --holdout-path contradict each other; give one")
+    if source in LAWS and (options.size is not None or options.grayscale is not None):
+        raise DataError(f"{source}: a point has no pixels; leave --size, --grayscale and --rgb out")
+    names = options.class_names or ()
+    if len(set(names)) < len(names) or "" in names:
+        raise DataError(f"--class-names {','.join(names)}: expected names that differ, none empty")
 
 
-def _row(example: sources.Example, options: Options) -> NDArray:
-    if isinstance(example.content, np.ndarray):
-        if options.size is not None or options.grayscale is not None:
-            raise DataError(f"{example.where}: a point has no pixels; leave --size, --grayscale and --rgb out")
-        return example.content
-    return images.pixels(
-        example.content, example.where, size=options.size, crop=options.crop, grayscale=options.grayscale
-    )
+def _open(source: str, uri: str, options: Options, max_bad: int) -> Work:
+    opened = open_source(source, options.path, class_names=options.class_names, seed=options.seed)
+    labels = opened.labels[: options.limit]
+    parts = [(opened, len(labels))]
+    where, row = first_row(opened, options, max_bad)
+    if options.holdout_path or (options.holdout is None and source.partition(":")[0] in HALVED):
+        path, names = options.holdout_path or options.path, opened.class_names
+        other = open_source(source, path, class_names=names, seed=options.seed, train=False)
+        _, held_row = first_row(other, options, max_bad)
+        if held_row.shape != row.shape:
+            shapes = f"{row.shape} and {held_row.shape}"
+            raise DataError(f"{source}: train and hold-out have the shapes {shapes}; give --size or --grayscale")
+        held_labels = other.labels[: options.limit]
+        kept, held = np.arange(len(labels)), len(labels) + np.arange(len(held_labels))
+        labels = np.concatenate([labels, held_labels])
+        parts.append((other, len(held_labels)))
+    else:
+        holdout = DEFAULT_HOLDOUT.get(source, OTHER_HOLDOUT) if options.holdout is None else options.holdout
+        kept, held = plan.split_rows(labels, holdout, options.seed)
+    shard_rows = options.shard_rows or max(1, SHARD_BYTES // row.nbytes)
+    made = plan.make_plan(labels, kept, held, seed=options.seed, shard_rows=shard_rows)
+    run_rows = max(1, min(RUN_ROWS, SHARD_BYTES // row.nbytes))
+    recipe = [source, options.without_paths().model_dump(mode="json"), opened.class_names, shard_rows, run_rows]
+    state = [WORK_FORMAT, PIL.__version__, row.shape, row.dtype.name, [part.state for part, _ in parts]]
+    known = json.dumps([recipe, state]).encode() + labels.tobytes() + made.places.tobytes()
+    key = hashlib.sha256(known).hexdigest()[:16]
+    job = Job(uri, key, options, where, row.shape, row.dtype.name, max_bad)
+    return Work(job, parts, run_rows, labels, made)
 
 
-def _times(row: NDArray) -> str:
-    return "x".join(map(str, row.shape))
-
-
-def _split(labels: NDArray[np.int32], options: Options, source: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Row numbers kept for training and held out; in proportion to the classes where labels exist."""
-    from sklearn.model_selection import train_test_split
-
-    holdout = DEFAULT_HOLDOUT.get(source, OTHER_HOLDOUT) if options.holdout is None else options.holdout
-    everything = np.arange(len(labels))
-    if holdout == 0:
-        return everything, everything[:0]
-    if holdout >= 1 and holdout != int(holdout):
-        raise DataError(f"--holdout {holdout}: expected a fraction below 1 or a whole number of rows")
-    classes = labels if labels.any() else None
-    size = int(holdout) if holdout >= 1 else holdout
-    try:
-        kept, held = train_test_split(everything, test_size=size, stratify=classes, random_state=options.seed)
-    except ValueError as error:  # too few rows, or too few of a class
-        raise DataError(f"cannot hold out {holdout:g} of {len(labels)} rows: {error}; change --holdout") from None
-    return np.sort(kept), np.sort(held)
-
-
-def _write(
-    split: Literal["train", "holdout"],
-    rows: _Rows,
-    chosen: NDArray[np.int64],
-    uri: str,
-    folder: Path,
-    options: Options,
-    num_classes: int,
-    written: list[str],
-) -> tuple[Split, tuple[float, ...], tuple[float, ...]]:
-    """Write the chosen rows in a seeded random order as shards; mean and std are per channel."""
-    chosen = chosen[order.permutation(options.seed, 0, len(chosen))]
-    shards: list[Shard] = []
-    total, squares = np.zeros((2, rows.images.shape[1]))
-    shard_rows = options.shard_rows or max(1, SHARD_BYTES // rows.images[0].nbytes)
-    for start in range(0, len(chosen), shard_rows):
-        part = chosen[start : start + shard_rows]
-        batch = rows.images[part]
-        aside = folder / "shard.arrow"
-        write_shard(aside, batch, rows.labels[part])
-        sha256 = storage.sha256_file(aside)
-        # the digest in the name keeps a replaced dataset readable until the new manifest stands
-        name = f"{split}-{len(shards):05d}-{sha256[:12]}.arrow"
-        written.append(name)
-        storage.upload(aside, storage.join(uri, name))
-        shards.append(Shard(name=name, rows=len(part), bytes=aside.stat().st_size, sha256=sha256))
-        for few in np.array_split(batch, -(-len(batch) // 256)):  # float64 takes eight times the memory
-            channels = np.moveaxis(few, 1, 0).reshape(len(total), -1).astype(np.float64)
-            total += channels.sum(axis=1)
-            squares += (channels**2).sum(axis=1)
-    counts = np.bincount(rows.labels[chosen], minlength=num_classes + 1)
-    values = max(1, len(chosen)) * int(np.prod(rows.images.shape[2:]))
-    mean = total / values
-    std = np.sqrt(np.maximum(squares / values - mean**2, 0))
-    made = Split(rows=len(chosen), label_counts=tuple(counts.tolist()), shards=tuple(shards))
-    return made, tuple(mean.tolist()), tuple(std.tolist())
-
-
-@contextmanager
-def _removing_on_failure(uri: str, before: set[str]) -> Iterator[list[str]]:
-    """Collect names of files; if the block fails, remove those that were not there before it."""
-    written: list[str] = []
-    try:
-        yield written
-    except BaseException:
-        for name in set(written) - before:
-            with suppress(StorageError):  # the place is out of reach: the first error says so
-                storage.remove(storage.join(uri, name))
-        raise
+def _remove_shards(uri: str, keep: set[str]) -> None:
+    for name in storage.listing(uri):
+        if manifest.SHARD_NAME.fullmatch(name) and name not in keep:
+            storage.remove(storage.join(uri, name))

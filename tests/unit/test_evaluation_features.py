@@ -77,7 +77,7 @@ def with_inception(config: Config, weights: Path, *more: str) -> Config:
 def test_the_classifier_knows_digits_that_it_never_saw(config: Config, train: Dataset, holdout: Dataset) -> None:
     judge = Judge(train, holdout, config.data.cache, "cpu")
     rows = np.arange(len(holdout))
-    assert judge.accuracy is not None and judge.accuracy > 0.99
+    assert judge.accuracy is not None and judge.accuracy >= 0.985
     agreement = judge.agreement(holdout.images(rows), holdout.labels(rows))
     assert agreement == pytest.approx(judge.accuracy, abs=1e-4)
     wrong = holdout.labels(rows) % 10 + 1
