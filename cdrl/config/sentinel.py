@@ -14,7 +14,7 @@ class SentinelConfig(Section):
 
     enabled: bool = Field(True, description="watch each level; without it only a number that is not finite ends a run")
     max_growth: float = Field(
-        10.0, gt=1, description="|f|, energy gap, displacement or gradient norm in units of its running mean"
+        15.0, gt=1, description="|f|, energy gap, displacement or gradient norm in units of its running mean"
     )
     max_displacement: float = Field(
         100.0, gt=0, description="chain displacement in units of the chain's noise; about 1 in health"

@@ -8,7 +8,7 @@ Watched are magnitudes, which a healthy run changes slowly and a runaway one by 
     grad_norm_*     of each net before clipping, per update of a pair; kept with the pair's first level
 
 A check compares the mean of each since the last check with its running mean over about the last fifty checks. A mean
-that is `max_growth` times the running one, a displacement above `max_displacement`, or a value that is not finite is
+above `max_growth` times the running one, a displacement above `max_displacement`, or a value that is not finite is
 a breach. Magnitudes make the mean independent of how many updates lie between two checks; a gap's sign would not.
 
 All ranks judge the sum of their tables, so that they decide alike. Values are rounded to `RESOLUTION`, which makes
@@ -35,10 +35,11 @@ RESOLUTION = 2.0**-30
 
 MEMORY = 0.98
 """A check's weight after one more check. Growth by a power of time stays below any sensible bound whatever the
-memory; exponential growth passes `max_growth` = 10 if it doubles every four checks."""
+memory; exponential growth passes `max_growth` = 15 if it doubles in fewer than three checks."""
 
-NUM_WARMUP_CHECKS = 3
-"""Checks of a level without a relative bound: a new energy net begins at f = 0 and grows by large factors."""
+NUM_YOUNG_CHECKS, YOUNG_ROOM = 10, 10.0
+"""A level's first checks have so much more room: a new energy net begins at f = 0 and grows by large factors, a healthy
+one on CIFAR-10 by up to 17 times its running mean from one check to the next."""
 
 MIN_SAMPLES, MIN_NORMS = 16, 4
 """How many a mean needs, of samples of a level or of norms of whole batches; fewer wait for the next check. Were they
@@ -151,8 +152,9 @@ class Sentinel:
     def _bounds(self) -> Tensor:
         """What the next means must not exceed, (levels, quantities)."""
         sums, counts = self._known.unbind(-1)
-        bound = self._config.max_growth * RESOLUTION * sums / counts
-        bound = torch.where(self._num_checks < NUM_WARMUP_CHECKS, torch.inf, bound)
+        room = torch.where(self._num_checks < NUM_YOUNG_CHECKS, YOUNG_ROOM, 1.0)
+        bound = room * self._config.max_growth * RESOLUTION * sums / counts
+        bound = torch.where(self._num_checks == 0, torch.inf, bound)
         bound[:, DISPLACEMENT].clamp_(max=self._config.max_displacement)
         return bound
 

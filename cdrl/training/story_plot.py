@@ -38,7 +38,7 @@ def story_plot(rescues: Sequence[Rescue], step: int) -> Image.Image:
         axes.plot(each.step, number, "x", color="tab:red", markersize=10, markeredgewidth=3)
         label = f"{each.place}: {each.quantity} {each.value:.3g} > {each.bound:.3g}"
         axes.annotate(label, (each.step, number), xytext=(10, 0), textcoords="offset points", va="center", fontsize=9)
-    names = ["as configured", *(f"{each.lower.replace('_', ' ')} x {each.factor:g}" for each in rescues)]
+    names = ["as configured", *(f"then {each.lower.replace('_', ' ')} x {each.factor:g}" for each in rescues)]
     axes.set_yticks(range(len(spans)), names)
     axes.invert_yaxis()
     axes.set(xlabel="update", xlim=(0, 1.45 * max(last for _, _, last in spans)))

@@ -9,7 +9,7 @@ from cdrl.errors import Diverged
 from cdrl.training.sentinel import (
     MIN_NORMS,
     MIN_SAMPLES,
-    NUM_WARMUP_CHECKS,
+    NUM_YOUNG_CHECKS,
     QUANTITIES,
     RESOLUTION,
     Breach,
@@ -40,7 +40,7 @@ def checked(
     return sentinel.judge(sentinel.table(), step)
 
 
-def settled(num_checks: int = 4 * NUM_WARMUP_CHECKS, config: SentinelConfig = CONFIG) -> Sentinel:
+def settled(num_checks: int = 4 * NUM_YOUNG_CHECKS, config: SentinelConfig = CONFIG) -> Sentinel:
     """A sentinel after healthy checks."""
     sentinel = Sentinel(config, GROUPS)
     assert not any(checked(sentinel, step, batch(step)) for step in range(num_checks))
@@ -68,7 +68,7 @@ def test_a_jump_is_a_breach_at_the_next_check(quantity: str) -> None:
     there, norms = level == 1, (0.5, 1.0)
     match quantity:
         case "f":
-            f_pos, f_neg = (torch.where(there, f + 60, f) for f in (f_pos, f_neg))
+            f_pos, f_neg = (torch.where(there, f + 80, f) for f in (f_pos, f_neg))
         case "energy_gap":
             f_neg = torch.where(there, f_pos - 20 * (f_neg - f_pos), f_neg)
         case "displacement":
@@ -86,19 +86,24 @@ def test_a_jump_is_a_breach_at_the_next_check(quantity: str) -> None:
 def test_the_mean_and_the_bound_are_what_they_say() -> None:
     sentinel = Sentinel(CONFIG, [[0]])
     zeros = torch.zeros(MIN_SAMPLES)
-    for step in range(NUM_WARMUP_CHECKS):
+    for step in range(NUM_YOUNG_CHECKS):
         sentinel.observe(zeros.long(), zeros - 2, zeros - 2.5, zeros + 1)
         assert sentinel.judge(sentinel.table(), step) is None
-    sentinel.observe(zeros.long(), zeros, zeros + 6, zeros + 1)  # twelve times 0.5; f = 0 is no breach
-    assert sentinel.judge(sentinel.table(), 9) == Breach(0, 0, 9, "energy_gap", 6.0, 5.0)
+    sentinel.observe(zeros.long(), zeros, zeros + 9, zeros + 1)  # eighteen times 0.5; f = 0 is no breach
+    assert sentinel.judge(sentinel.table(), 9) == Breach(0, 0, 9, "energy_gap", 9.0, 7.5)
 
 
-def test_the_first_checks_have_no_relative_bound_but_the_absolute_one() -> None:
-    sentinel = Sentinel(CONFIG, GROUPS)
-    for step in range(NUM_WARMUP_CHECKS):
-        level, f_pos, f_neg, displacement = batch(step)
-        growth = 20.0**step
-        assert checked(sentinel, step, (level, f_pos * growth, f_neg * growth, displacement)) is None
+def growing(sentinel: Sentinel, num_checks: int, factor: float) -> Breach | None:
+    """The first breach where f and gap grow by a factor from check to check."""
+    breaches = (checked(sentinel, step, batch(step, scale=factor**step)) for step in range(num_checks))
+    return next(filter(None, breaches), None)
+
+
+def test_a_young_level_has_more_room_but_not_for_displacement() -> None:
+    assert growing(Sentinel(CONFIG, GROUPS), NUM_YOUNG_CHECKS, 8) is None
+    assert growing(Sentinel(CONFIG, GROUPS), NUM_YOUNG_CHECKS, 1000) is not None
+    assert growing(settled(), NUM_YOUNG_CHECKS, 8) is not None
+    level, f_pos, f_neg, displacement = batch(0)
     breach = checked(Sentinel(CONFIG, GROUPS), 1, (level, f_pos, f_neg, 200 * displacement))
     assert breach is not None and (breach.quantity, breach.bound) == ("displacement", CONFIG.max_displacement)
 
@@ -181,5 +186,5 @@ def test_a_resumed_sentinel_is_the_straight_one_bit_by_bit() -> None:
             assert checked(sentinel, step, batch(step, size=40)) is None
         assert all(value.equal(straight.state_dict()[name]) for name, value in sentinel.state_dict().items())
     level, f_pos, f_neg, displacement = batch(0)
-    last = [checked(each, 30, (level, 60 * f_pos, 60 * f_neg, displacement)) for each in (straight, resumed, begun)]
+    last = [checked(each, 30, (level, 80 * f_pos, 80 * f_neg, displacement)) for each in (straight, resumed, begun)]
     assert last[0] is not None and last[0] == last[1] == last[2]
