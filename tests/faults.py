@@ -28,6 +28,7 @@ class Fault:
         lost: the server does what is asked for, and the connection is reset instead of an answer.
         cut_after: the connection is reset after so many bytes of the answer's body.
         flip: number of a byte of the answer's body that is changed.
+        flip_sent: the same for the request's body: what the server is given.
         bytes_per_s: pace of the answer's body.
     """
 
@@ -39,6 +40,7 @@ class Fault:
     lost: bool = False
     cut_after: int | None = None
     flip: int | None = None
+    flip_sent: int | None = None
     bytes_per_s: float | None = None
     skip: int = 0
     times: float = float("inf")
@@ -112,6 +114,8 @@ class _Handler(BaseHTTPRequestHandler):
         if fault.status is not None:
             text = f"<Error><Code>{fault.code}</Code><Message>{fault.code} on purpose</Message></Error>".encode()
             return self.answer(fault.status, [("Content-Type", "application/xml")], text, Fault())
+        if fault.flip_sent is not None:
+            body = flipped(body, fault.flip_sent)
         server = http.client.HTTPConnection(self.proxy.target, timeout=60)
         sent = {name: value for name, value in self.headers.items() if name.lower() != "transfer-encoding"}
         server.request(self.command, self.path, body, {**sent, "Content-Length": str(len(body))})
@@ -139,8 +143,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def answer(self, status: int, headers: list[tuple[str, str]], body: bytes, fault: Fault) -> None:
         if fault.flip is not None and body:
-            place = fault.flip % len(body)
-            body = body[:place] + bytes([body[place] ^ 1]) + body[place + 1 :]
+            body = flipped(body, fault.flip)
         self.send_response_only(status)
         for name, value in headers if self.command == "HEAD" else [*headers, ("Content-Length", str(len(body)))]:
             self.send_header(name, value)
@@ -173,3 +176,9 @@ class _Handler(BaseHTTPRequestHandler):
             super().finish()
         except (OSError, ValueError):  # after a reset
             pass
+
+
+def flipped(body: bytes, place: int) -> bytes:
+    """The body with one bit changed, in the byte at `place` (counted around)."""
+    place %= len(body)
+    return body[:place] + bytes([body[place] ^ 1]) + body[place + 1 :]
