@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import re
 from functools import cached_property
 from typing import Any, Literal
@@ -14,8 +15,9 @@ from cdrl.errors import DataError
 __all__ = ["FILE_NAME", "SHARD_NAME", "Failure", "Manifest", "Origin", "Shard", "Split"]
 
 FILE_NAME = "manifest.json"
-SHARD_NAME = re.compile(r"^(train|holdout)-[0-9]{5,}-[0-9a-f]{12}\.arrow$")
+SHARD_NAME = re.compile(r"^(train|holdout)-[0-9]{5,}-[0-9a-f]{12}\.arrow\Z")
 FORMAT: Literal[1] = 1
+ITEM_BYTES = {"uint8": 1, "float32": 4, "int32": 4}
 
 
 class Part(BaseModel):
@@ -90,6 +92,11 @@ class Manifest(Part):
         return self.options.get("path") if self.origin is None else self.origin.path
 
     @property
+    def row_bytes(self) -> int:
+        """Bytes of one image or point and its label."""
+        return math.prod(self.shape) * ITEM_BYTES[self.dtype] + ITEM_BYTES["int32"]
+
+    @property
     def has_holdout(self) -> bool:
         """Whether any rows are kept from training."""
         return "holdout" in self.splits and self.splits["holdout"].rows > 0
@@ -102,6 +109,14 @@ class Manifest(Part):
             counts, shards = split.label_counts, sum(shard.rows for shard in split.shards)
             if len(counts) != len(self.class_names) + 1 or sum(counts) != split.rows or shards != split.rows:
                 raise ValueError(f"{name}: {split.rows} rows, but {shards} in shards and labels {list(counts)}")
+            for shard in split.shards:
+                # nothing is compressed; with the check of a file's size, no row count can ask for more than is there
+                if shard.rows * self.row_bytes > shard.bytes:
+                    needed = shard.rows * self.row_bytes
+                    raise ValueError(f"{shard.name}: {shard.rows} rows take {needed} bytes, it has {shard.bytes}")
+        names = [shard.name for split in self.splits.values() for shard in split.shards]
+        if len(set(names)) < len(names):
+            raise ValueError("a shard is named twice")
         return self
 
     @cached_property
@@ -115,11 +130,15 @@ class Manifest(Part):
         return hashlib.sha256(content.encode()).hexdigest()
 
     @classmethod
-    def read(cls, uri: str) -> "Manifest":
+    def read(cls, uri: str, pin: str | None = None) -> "Manifest":
         """Read the manifest of the dataset at `uri` and check its digest.
 
+        Args:
+            pin: beginning of the digest that is expected; None = whatever is there.
+
         Raises:
-            DataError: no dataset there, or a manifest that is damaged or of another format.
+            DataError: no dataset there, another one than the pin says, or a manifest that is damaged or of another
+                format.
             StorageError: the place cannot be reached.
         """
         place = storage.join(uri, FILE_NAME)
@@ -141,6 +160,9 @@ class Manifest(Part):
             raise DataError(f"{place}: not a valid manifest: it is no JSON object; prepare the data again") from None
         if stated != manifest.digest:
             raise DataError(f"{place}: changed after it was written: digest {stated!r}, content {manifest.digest!r}")
+        if pin is not None and not manifest.digest.startswith(pin):
+            found = manifest.digest[: len(pin)]
+            raise DataError(f"{uri}: another dataset: expected digest {pin}, got {found}; mend data.uri or data.digest")
         return manifest
 
     def write(self, uri: str) -> None:

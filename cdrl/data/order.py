@@ -99,16 +99,20 @@ def batch_flips(seed: int, step: int, batch_size: int, n: int, windows: Windows 
 
 
 def batch_shards(seed: int, step: int, batch_size: int, windows: Windows) -> list[int]:
-    """The shards that one step of a streamed split needs and those of the window after it, the first needed first."""
+    """The shards of the windows that one step of a streamed split needs, the first needed first.
+
+    If that is one window, the shards of the window after it follow: two are at hand, whatever the step.
+    """
     n = sum(windows.shard_rows)
     epochs, places = _positions(step, batch_size, n)
     needed = []
     for epoch in range(epochs[0], epochs[-1] + 1):
         owners = np.searchsorted(_window_starts(seed, epoch, windows), places[epochs == epoch], side="right") - 1
         needed += [(epoch, number) for number in range(owners[0], owners[-1] + 1)]
-    epoch, number = needed[-1]
-    is_last = number + 1 == len(window_shards(seed, epoch, windows))
-    needed.append((epoch + 1, 0) if is_last else (epoch, number + 1))
+    if len(needed) == 1:
+        [(epoch, number)] = needed
+        is_last = number + 1 == len(window_shards(seed, epoch, windows))
+        needed.append((epoch + 1, 0) if is_last else (epoch, number + 1))
     shards = [int(shard) for epoch, number in needed for shard in window_shards(seed, epoch, windows)[number]]
     return list(dict.fromkeys(shards))
 

@@ -1,6 +1,8 @@
 """Shards: Arrow IPC files of rows, written once, memory-mapped for reading without a copy."""
 
+import mmap
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -8,7 +10,14 @@ from numpy.typing import NDArray
 
 from cdrl.errors import DataError
 
-__all__ = ["read_shard", "write_shard"]
+__all__ = ["Rows", "mapped_rows", "read_shard", "write_shard"]
+
+
+class Rows(NamedTuple):
+    """Read-only views of a mapped shard: images (n, *shape) and labels int32 (n,); pages are loaded when touched."""
+
+    images: NDArray
+    labels: NDArray[np.int32]
 
 
 def write_shard(path: Path, rows: NDArray, labels: NDArray[np.int32]) -> None:
@@ -26,20 +35,41 @@ def write_shard(path: Path, rows: NDArray, labels: NDArray[np.int32]) -> None:
         writer.write_batch(batch)
 
 
-def read_shard(path: Path, shape: tuple[int, ...], dtype: str) -> tuple[NDArray, NDArray[np.int32]]:
-    """Read-only views (n, *shape) and (n,) of a mapped shard; pages are loaded when touched.
+def read_shard(path: Path, shape: tuple[int, ...], dtype: str) -> Rows:
+    """Map a shard.
 
     Raises:
         DataError: no Arrow file, or rows of another shape or dtype.
     """
     try:
-        # the arrays keep the mapping alive
-        batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
-        images, labels = batch.column("image"), batch.column("label")
-    except (pa.ArrowInvalid, KeyError, OSError) as error:
-        raise DataError(f"{path}: not a shard: {' '.join(str(error).split())}") from None
+        with open(path, "rb") as file:
+            mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError) as error:  # an empty file cannot be mapped
+        raise DataError(f"{path}: not a shard: {error}") from None
+    return mapped_rows(mapping, str(path), shape, dtype)
+
+
+def mapped_rows(mapping: mmap.mmap, place: str, shape: tuple[int, ...], dtype: str) -> Rows:
+    """The rows of a shard that is mapped already; they keep the mapping alive.
+
+    Raises:
+        DataError: no Arrow file, or rows of another shape or dtype, named by `place`.
+    """
+    try:
+        reader = pa.ipc.open_file(pa.BufferReader(pa.py_buffer(mapping)))
+        if reader.num_record_batches != 1 or reader.schema.names != ["image", "label"]:
+            found = f"{reader.num_record_batches} of {reader.schema.names}"
+            raise DataError(f"{place}: expected 1 record batch of ['image', 'label'], got {found}")
+        batch = reader.get_batch(0)
+        batch.validate()  # that no length goes beyond the bytes that are there
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{place}: not a shard: {' '.join(str(error).split())}") from None
+    images, labels = batch.column("image"), batch.column("label")
     expected = pa.fixed_shape_tensor(pa.type_for_alias(dtype), shape)
     if images.type != expected or labels.type != pa.int32():
-        raise DataError(f"{path}: expected image {expected} and label int32, got {images.type} and {labels.type}")
-    pixels = images.storage.flatten().to_numpy(zero_copy_only=True)
-    return pixels.reshape(len(images), *shape), labels.to_numpy(zero_copy_only=True)
+        raise DataError(f"{place}: expected image {expected} and label int32, got {images.type} and {labels.type}")
+    pixels = images.storage.flatten()
+    if images.null_count or labels.null_count or pixels.null_count or len(pixels) != len(images) * int(np.prod(shape)):
+        raise DataError(f"{place}: expected rows without gaps, got some that are null")
+    arrays = [column.to_numpy(zero_copy_only=True) for column in (pixels, labels)]
+    return Rows(arrays[0].reshape(len(images), *shape), arrays[1])

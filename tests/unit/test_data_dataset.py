@@ -1,13 +1,16 @@
 """A dataset that was changed behind the manifest's back is refused in one line."""
 
+import hashlib
 import json
 import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from cdrl.config import DataConfig
 from cdrl.data import Dataset, Manifest
 from cdrl.data.picture import contact_sheet
 from cdrl.data.prepare import Options, prepare
@@ -97,6 +100,10 @@ def edit(tree: dict[str, Any], path: str, value: Any) -> None:
         ("format", 2, "expected format 1, got 2"),
         ("surprise", 1, "surprise"),
         ("shape", "wide", "shape"),
+        ("splits/train/shards/0/name", "train-00000-0123456789ab.arrow\n", "splits.train.shards.0.name"),
+        ("splits/train/shards/0/name", "/tmp/train-00000-0123456789ab.arrow", "splits.train.shards.0.name"),
+        ("splits/train/shards/0/bytes", 1000, "700 rows take 47600 bytes, it has 1000"),
+        ("shape", [1, 10**9, 10**9], r"700 rows take \d+ bytes, it has"),
     ],
 )
 def test_an_edited_manifest_is_refused(digits: Path, path: str, value: Any, message: str) -> None:
@@ -114,6 +121,95 @@ def test_a_manifest_that_is_no_json_is_refused(tmp_path: Path, text: str) -> Non
     (tmp_path / "manifest.json").write_text(text, encoding="latin-1")
     with pytest.raises(DataError, match="not a valid manifest"):
         Manifest.read(str(tmp_path))
+
+
+def replace_shard(folder: Path, rows: np.ndarray, labels: np.ndarray, **changes: Any) -> str:
+    """Put another shard in the place of the first, with a manifest that vouches for it; returns its name."""
+    tree = Manifest.read(str(folder)).model_dump(mode="json")
+    shard = tree["splits"]["train"]["shards"][0]
+    write_shard(folder / shard["name"], rows, labels.astype(np.int32))
+    content = (folder / shard["name"]).read_bytes()
+    shard |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()} | changes
+    Manifest.model_validate(tree).write(str(folder))
+    return shard["name"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "labels", "message"),
+    [
+        (np.zeros((699, 1, 8, 8), np.uint8), np.ones(699), "expected 700 rows, got 699"),
+        (np.zeros((700, 1, 8, 8), np.uint8), np.full(700, 11), r"expected labels 0 \.\.\. 10, got 11"),
+        (np.zeros((700, 1, 8, 8), np.uint8), np.full(700, -1), r"expected labels 0 \.\.\. 10, got -1"),
+        (np.zeros((700, 1, 4, 16), np.uint8), np.ones(700), "expected image .* got"),
+        (np.zeros((700, 1, 8, 8), np.float32), np.ones(700), "expected image .* got"),
+    ],
+)
+def test_a_shard_that_the_manifest_vouches_for_is_still_checked(
+    digits: Path, rows: np.ndarray, labels: np.ndarray, message: str
+) -> None:
+    name = replace_shard(digits, rows, labels)
+    with pytest.raises(DataError, match=f"{name}: {message}"):
+        Dataset.open(str(digits))
+
+
+def test_a_shard_with_other_columns_or_batches_is_refused(tmp_path: Path) -> None:
+    batch = pa.record_batch({"image": pa.array([1, 2]), "other": pa.array([1, 2])})
+    twice = pa.record_batch({"image": pa.array([1, 2]), "label": pa.array([1, 2], pa.int32())})
+    for name, batches in {"columns": [batch], "batches": [twice, twice]}.items():
+        with pa.OSFile(str(tmp_path / name), "wb") as sink, pa.ipc.new_file(sink, batches[0].schema) as writer:
+            for one in batches:
+                writer.write_batch(one)
+        with pytest.raises(DataError, match=r"expected 1 record batch of \['image', 'label'\], got"):
+            read_shard(tmp_path / name, (1,), "uint8")
+
+
+def test_swapped_and_doubled_shards_are_refused(tmp_path: Path) -> None:
+    manifest = prepare("digits", str(tmp_path), Options(shard_rows=324, holdout=501))  # 4 x 324 rows
+    first, second, *_ = (tmp_path / shard.name for shard in manifest.splits["train"].shards)
+    assert first.stat().st_size == second.stat().st_size
+    content = first.read_bytes(), second.read_bytes()
+    first.write_bytes(content[1])
+    second.write_bytes(content[0])
+    with pytest.raises(DataError, match=f"{first.name}: the shard does not match the manifest"):
+        Dataset.open(str(tmp_path))
+    tree = manifest.model_dump(mode="json")
+    tree["splits"]["train"]["shards"][1] = tree["splits"]["train"]["shards"][0]
+    with pytest.raises(ValueError, match="a shard is named twice"):
+        Manifest.model_validate(tree)
+
+
+def test_the_pinned_dataset_and_no_other(digits: Path) -> None:
+    digest = Manifest.read(str(digits)).digest
+    for length in (12, 64):
+        data = DataConfig(uri=str(digits), digest=digest[:length])
+        assert Dataset.of(data).manifest.digest == digest
+    other = "0" * 12
+    with pytest.raises(DataError, match=f"{digits}: another dataset: expected digest {other}, got {digest[:12]}"):
+        Dataset.of(DataConfig(uri=str(digits), digest=other), "holdout")
+
+
+def test_a_stream_reads_the_same_rows_and_keeps_two_windows(tmp_path: Path) -> None:
+    prepare("digits", str(tmp_path), Options(shard_rows=100, holdout=0))
+    whole, stream = Dataset.open(str(tmp_path)), Dataset.open(str(tmp_path), window=2)
+    assert len(stream) == len(whole) == 1797 and stream.windows is not None and whole.windows is None
+    rows = np.random.default_rng(0).permutation(1797)[:200]
+    np.testing.assert_array_equal(stream.images(rows), whole.images(rows))
+    np.testing.assert_array_equal(stream.labels(rows), whole.labels(rows))
+    seen = []
+    for step in range(60):  # 1.7 epochs
+        indices = stream.batch_indices(3, step, 50)
+        np.testing.assert_array_equal(stream.images(indices), whole.images(indices))
+        assert len(mapped_below(tmp_path)) <= 18 + 4
+        seen.append(indices)
+    assert sorted(np.concatenate(seen)[:1797]) == list(range(1797))
+    before = len(mapped_below(tmp_path))
+    del whole
+    assert len(mapped_below(tmp_path)) <= min(4, before)
+
+
+def mapped_below(folder: Path) -> list[str]:
+    """Shards below a folder that this process has mapped now."""
+    return [line for line in open("/proc/self/maps") if str(folder) in line and line.rstrip().endswith(".arrow")]
 
 
 def test_the_manifest_survives_its_file(digits: Path) -> None:
