@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from cdrl.cli import main
+from tests.data_parts import class_folders
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -54,3 +55,27 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     assert captured.out == ""
     assert run(monkeypatch, "inspect", str(tmp_path)) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_rows_that_cannot_be_read_are_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, place = class_folders(tmp_path / "source"), str(tmp_path / "out")
+    (source / "red" / "0.png").write_text("not an image")
+    arguments = ("prepare", "folder", place, "--path", str(source), "--holdout", "0")
+    assert run(monkeypatch, *arguments) == 2
+    assert "red/0.png: unreadable image: the format is not known" in (line := capsys.readouterr().err)
+    assert line.count("\n") == 1 and "--max-bad" in line and not Path(place).exists()
+    assert run(monkeypatch, *arguments, "--max-bad", "1") == 0
+    assert run(monkeypatch, "inspect", place) == 0
+    prepared, inspected = capsys.readouterr().out.split("contact sheet")[0].split(" dataset ")
+    for printed in (prepared, inspected):
+        assert "1 rows could not be read and were left out" in printed
+        assert "unreadable image" in "".join(printed.split("\n")).replace("  ", "")
+
+
+def test_an_address_needs_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "prepare", "digits", str(tmp_path / "out"), "--address", "127.0.0.1:1") == 2
+    assert "--workers is 0: give the number of workers" in capsys.readouterr().err
