@@ -110,6 +110,14 @@ class Sentinel:
         self._table = torch.zeros_like(self._table)
         return seen
 
+    def hold(self, table: Tensor) -> None:
+        """Keep what has been seen for the next check, so that a checkpoint between two checks leaves nothing out.
+
+        Args:
+            table: the sum of the tables of all ranks.
+        """
+        self._waiting += table
+
     def judge(self, table: Tensor, step: int) -> Breach | None:
         """Compare what has been seen since the last check with the running means; if it is healthy, it joins them.
 
@@ -120,7 +128,7 @@ class Sentinel:
         Returns:
             The worst breach. What follows it is a roll back, with the running means of the checkpoint.
         """
-        self._waiting += table
+        self.hold(table)
         sums, counts = self._waiting.unbind(-1)
         ready = (counts >= _needed(counts)) | ~sums.isfinite()
         value = RESOLUTION * sums / counts
@@ -136,11 +144,11 @@ class Sentinel:
         return None
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What checks have left behind, equal on every rank. It is whole after `judge`, so that comes before saving."""
+        """What is known and what is held, equal on every rank; `judge` or `hold` comes before saving."""
         return {"known": self._known, "waiting": self._waiting, "num_checks": self._num_checks}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Continue as after the check at which the state was taken; forget what has been observed since.
+        """Continue from where the state was taken; forget what has been observed since.
 
         Raises:
             KeyError, RuntimeError: it is no state of a sentinel of so many levels.
