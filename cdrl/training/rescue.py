@@ -52,12 +52,18 @@ class Rescue(BaseModel):
         return f"pair {self.pair}" if self.quantity.startswith("grad_norm") else f"level {self.level}"
 
     @property
+    def seen(self) -> str:
+        """What ran away, and beyond which bound, if it had one."""
+        bound = f", bound {self.bound:.3g}" if math.isfinite(self.bound) else ""
+        return f"{self.quantity} {self.value:.3g}{bound}"
+
+    @property
     def line(self) -> str:
         """One line for people."""
         what = self.lower.replace("_", " ")
         change = f"with {what} x {self.factor:g} and other noise" if self.factor < 1 else "with other noise"
-        seen = f"{self.quantity} {self.value:.3g}, bound {self.bound:.3g}"
-        return f"rescue {self.number}: {self.place}, update {self.step}: {seen}; went back to {self.from_step} {change}"
+        where = f"{self.place}, update {self.step}"
+        return f"rescue {self.number}: {where}: {self.seen}; went back to {self.from_step} {change}"
 
 
 def rescue(

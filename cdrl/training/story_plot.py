@@ -36,8 +36,14 @@ def story_plot(rescues: Sequence[Rescue], step: int) -> Image.Image:
         axes.barh(number, kept - first, left=first, height=0.5, color="tab:blue")
     for number, each in enumerate(rescues):
         axes.plot(each.step, number, "x", color="tab:red", markersize=10, markeredgewidth=3)
-        label = f"{each.place}: {each.quantity} {each.value:.3g} > {each.bound:.3g}"
-        axes.annotate(label, (each.step, number), xytext=(10, 0), textcoords="offset points", va="center", fontsize=9)
+        axes.annotate(
+            f"{each.place}: {each.seen}",
+            (each.step, number),
+            xytext=(10, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=9,
+        )
     names = ["as configured", *(f"then {each.lower.replace('_', ' ')} x {each.factor:g}" for each in rescues)]
     axes.set_yticks(range(len(spans)), names)
     axes.invert_yaxis()

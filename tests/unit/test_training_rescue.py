@@ -168,6 +168,11 @@ def test_a_norm_belongs_to_a_pair_not_to_a_level() -> None:
     assert line == "rescue 1: pair 2, update 10000: grad_norm_energy 27.1, bound 9.8; went back to 0 with other noise"
 
 
+def test_what_is_not_finite_needs_no_bound() -> None:
+    line = rescued(1, 0, value=math.nan, bound=math.inf, factor=1.0).line
+    assert line == "rescue 1: level 3, update 10000: displacement nan; went back to 0 with other noise"
+
+
 def test_a_picture_of_the_story_shows_what_each_attempt_gave() -> None:
     rescues = [rescued(1, 100, 120), rescued(2, 50, 130), rescued(3, 200, 250)]
     assert attempts(rescues, 400) == [(0, 50, 120), (100, 100, 130), (50, 200, 250), (200, 400, 400)]
