@@ -62,7 +62,7 @@ def _on_ray(tasks: Sequence[Callable[[], C]], kind: type[C], workers: int) -> It
             return {"card": "", "error": known, "message": str(error)}
 
     dataset = ray.data.range(len(tasks), override_num_blocks=len(tasks))
-    pool = ray.data.TaskPoolStrategy(size=workers)
+    pool = ray.data.TaskPoolStrategy(size=min(workers, len(tasks)))
     try:
         for row in dataset.map(outcome, compute=pool, num_cpus=1).iter_rows():
             if row["error"]:

@@ -62,7 +62,7 @@ def parquet(request: Request) -> Source:
     if names is None:
         names = label_names(chain.from_iterable(run.values for run in coded))
     labels = np.concatenate([_labels(run, names) for run in coded]) if coded else np.zeros(total, np.int32)
-    return Source(labels, names, partial(_part, files), file_states(paths))
+    return Source(labels, names, partial(_part, files), file_states("", map(str, paths)))
 
 
 def _paths(path: str) -> list[Path]:

@@ -1,7 +1,7 @@
 """What a source is: labels that are known at once, and rows that any process can read, a part at a time."""
 
 import hashlib
-import json
+import os
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,10 +61,13 @@ class Request:
     train: bool
 
 
-def file_states(files: Iterable[Path]) -> str:
-    """SHA-256 (hex) of names, sizes and times of change."""
-    states = [(path.name, (found := path.stat()).st_size, found.st_mtime_ns) for path in files]
-    return hashlib.sha256(json.dumps(states).encode()).hexdigest()
+def file_states(root: str, files: Iterable[str]) -> str:
+    """SHA-256 (hex) of names, sizes and times of change of files below a folder."""
+    digest = hashlib.sha256()
+    for file in files:
+        found = os.stat(os.path.join(root, file))
+        digest.update(f"{file}\0{found.st_size}\0{found.st_mtime_ns}\0".encode(errors="surrogateescape"))
+    return digest.hexdigest()
 
 
 def label_names(values: Iterable[Any]) -> tuple[str, ...]:

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cdrl.data import images, order
+from cdrl.data.folder import folder
 from cdrl.data.parquet import parquet
 from cdrl.data.points import LAWS
-from cdrl.data.rows import Example, Part, Request, Source, file_states, label_names, place_of
+from cdrl.data.rows import Example, Request, Source, label_names, place_of
 from cdrl.errors import DataError
 
 __all__ = ["SOURCES", "open_source"]
@@ -73,42 +73,6 @@ def _point_rows(name: str, seed: tuple[int, int], start: int, stop: int) -> Gene
         yield Example(f"point {row}", points[row])
 
 
-def _folder(request: Request) -> Source:
-    """A folder of class folders of images, or of images without classes."""
-    if request.path is None:
-        raise DataError("folder: where is the data? give --path")
-    root = Path(os.path.abspath(request.path))
-    if not root.is_dir():
-        raise DataError(f"{root}: no such folder")
-    files = sorted(path for path in root.rglob("*") if path.suffix.lower() in images.SUFFIXES and path.is_file())
-    files = [path for path in files if not any(part.startswith(".") for part in path.relative_to(root).parts)]
-    if not files:
-        raise DataError(f"{root}: no images; expected files such as .png or .jpg, best in one folder per class")
-    classes = [path.relative_to(root).parts[0] if path.parent != root else None for path in files]
-    loose = [path for path, name in zip(files, classes, strict=True) if name is None]
-    if loose and len(loose) < len(files):
-        raise DataError(f"{root}: images both in class folders and outside ({loose[0].name}); move the loose ones")
-    found = () if loose else tuple(sorted({name for name in classes if name is not None}))
-    if loose and request.class_names:
-        raise DataError(f"{root}: no class folders, but classes {', '.join(request.class_names[:5])} are expected")
-    names = found if request.class_names is None else request.class_names
-    pairs = zip(files, classes, strict=True)
-    labels = [0 if name is None else 1 + place_of(name, names, str(path)) for path, name in pairs]
-    # shuffled, so that the first few rows hold every class
-    shuffled = order.permutation(request.seed, 0, len(files))
-    part = partial(_file_part, [str(files[row]) for row in shuffled])
-    return Source(np.array(labels, np.int32)[shuffled], names, part, file_states(files))
-
-
-def _file_part(files: list[str], start: int, stop: int) -> Part:
-    return partial(_files, files[start:stop])
-
-
-def _files(files: list[str]) -> Generator[Example, None, None]:
-    for file in files:
-        yield Example(file, Path(file))
-
-
 def _torchvision(request: Request) -> Source:
     """A classification set of torchvision with a training and a test half; downloaded where the net allows."""
     root = Path(os.path.abspath(request.path)) if request.path else Path.home() / ".cache" / "cdrl" / "torchvision"
@@ -155,7 +119,7 @@ def _torchvision_rows(variant: str, root: str, train: bool, start: int, stop: in
 SOURCES: dict[str, Callable[[Request], Source]] = {
     "digits": _digits,
     **{name: partial(_points, name) for name in LAWS},
-    "folder": _folder,
+    "folder": folder,
     "parquet": parquet,
     "torchvision": _torchvision,
 }

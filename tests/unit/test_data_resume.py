@@ -191,3 +191,14 @@ def test_relative_paths_are_those_of_the_caller(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(CdrlError, match="'source' -> 'elsewhere'"):
         prepare("folder", "out", Options(path="elsewhere", holdout=3))
     assert not os.path.exists("elsewhere")
+
+
+def test_names_that_are_not_text_can_be_read_and_listed(tmp_path: Path) -> None:
+    source = class_folders(tmp_path / "source")
+    for name in (b"\xff.png", b"\xfe.png"):
+        os.rename(source / "red" / f"{name[0] & 1}.png", os.path.join(os.fsencode(source / "red"), name))
+    with open(os.path.join(os.fsencode(source / "red"), b"\xfe.png"), "wb") as file:
+        file.write(b"not an image")
+    made = prepare("folder", str(tmp_path / "out"), Options(path=str(source), holdout=0), max_bad=1)
+    assert made.origin is not None and made.splits["train"].rows == 17
+    assert made.origin.failures[0].where.endswith("red/\\udcfe.png")
