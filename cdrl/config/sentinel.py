@@ -14,10 +14,10 @@ class SentinelConfig(Section):
 
     enabled: bool = Field(True, description="watch each level; without it only a number that is not finite ends a run")
     max_growth: float = Field(
-        15.0, gt=1, description="|f|, energy gap, displacement or gradient norm in units of its running mean"
+        15.0, gt=1, description="|f|, energy gap, chain displacement or gradient norm in units of its running mean"
     )
-    max_displacement: float = Field(
-        100.0, gt=0, description="chain displacement in units of the chain's noise; about 1 in health"
+    max_displacement_sigmas: float = Field(
+        10.0, gt=0, description="rms way of a chain in units of sigma_ts, the transition's noise; 0.2 ... 2 in health"
     )
     max_rescues: int = Field(3, ge=0, description="roll backs to a checkpoint before the run ends as diverged")
     lower: Literal["learning_rate", "step_scale"] = Field(

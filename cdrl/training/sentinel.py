@@ -2,14 +2,18 @@ r"""The divergence sentinel watches each level and tells when training runs away
 
 Watched are magnitudes, which a healthy run changes slowly and a runaway one by powers of ten:
 
-    f               |f(y_pos)|                                     per sample of a level
-    energy_gap      |f(y_neg) - f(y_pos)|                          per sample of a level
-    displacement    rms of y_neg - y_init in units of the chain's noise, 0.5 ... 1.2 in health; per sample of a level
-    grad_norm_*     of each net before clipping, per update of a pair; kept with the pair's first level
+    f                      |f(y_pos)|                                   of each sample of a level
+    energy_gap             |f(y_neg) - f(y_pos)|                        of each sample of a level
+    displacement_sigmas    rms of y_neg - y_init in units of sigma_ts   of each sample of a level
+    grad_norm_*            of each net before clipping                  of each update; with the pair's first level
 
 A check compares the mean of each since the last check with its running mean over about the last fifty checks. A mean
-above `max_growth` times the running one, a displacement above `max_displacement`, or a value that is not finite is
-a breach. Magnitudes make the mean independent of how many updates lie between two checks; a gap's sign would not.
+above `max_growth` times the running one, a displacement above `max_displacement_sigmas`, or a value that is not finite
+is a breach. Magnitudes make the mean independent of how many updates lie between two checks; a gap's sign would not.
+
+A chain draws x_s given x_t, which lies within a few sigma_ts of x_t; in health it moves by 0.2 ... 2 of them, at every
+level of every schedule, and a runaway chain by more than 30. (The metric in the log is in units of the chain's own
+noise, which depends on its step size.)
 
 All ranks judge the sum of their tables, so that they decide alike. Values are rounded to `RESOLUTION`, which makes
 these sums exact in float64: they do not depend on how a batch is cut into pieces and replicas.
@@ -23,11 +27,12 @@ from torch import Tensor
 
 from cdrl.config import SentinelConfig
 from cdrl.errors import Diverged
+from cdrl.method.schedule import Schedule
 
-__all__ = ["QUANTITIES", "Breach", "Sentinel"]
+__all__ = ["QUANTITIES", "Breach", "Sentinel", "chain_noise"]
 
-QUANTITIES = ("f", "energy_gap", "displacement", "grad_norm_energy", "grad_norm_initializer")
-DISPLACEMENT = QUANTITIES.index("displacement")
+QUANTITIES = ("f", "energy_gap", "displacement_sigmas", "grad_norm_energy", "grad_norm_initializer")
+DISPLACEMENT = QUANTITIES.index("displacement_sigmas")
 NORMS = slice(QUANTITIES.index("grad_norm_energy"), None)
 
 RESOLUTION = 2.0**-30
@@ -70,13 +75,19 @@ class Sentinel:
 
     Args:
         groups: the levels of each pair.
+        noise: (levels,) of a chain in units of sigma_ts, from `chain_noise`.
         device: where the observations are made; they are added up there, and nothing waits for them.
     """
 
     def __init__(
-        self, config: SentinelConfig, groups: Sequence[Sequence[int]], device: torch.device | str = "cpu"
+        self,
+        config: SentinelConfig,
+        groups: Sequence[Sequence[int]],
+        noise: Tensor,
+        device: torch.device | str = "cpu",
     ) -> None:
         self._config, self._groups, self._device = config, groups, torch.device(device)
+        self.use_noise(noise)
         self._pair_of = {level: number for number, group in enumerate(groups) for level in group}
         shape = (len(self._pair_of), len(QUANTITIES))
         self._table = torch.zeros(*shape, 2, dtype=torch.float64, device=self._device)  # sums and counts
@@ -84,10 +95,14 @@ class Sentinel:
         self._known = torch.zeros(*shape, 2, dtype=torch.float64)  # judged and healthy, older ones with less weight
         self._num_checks = torch.zeros(*shape, dtype=torch.int64)
 
+    def use_noise(self, noise: Tensor) -> None:
+        """Go on with chains of another step size."""
+        self._noise = noise.to(self._device, torch.float32)
+
     @torch.no_grad()
     def observe(self, level: Tensor, f_pos: Tensor, f_neg: Tensor, displacement: Tensor) -> None:
-        """Add a piece of a batch, each (B,), on the sentinel's device."""
-        values = torch.stack([f_pos.abs(), (f_neg - f_pos).abs(), displacement], dim=1)
+        """Add a piece of a batch, each (B,), on the sentinel's device; displacement in units of the chain's noise."""
+        values = torch.stack([f_pos.abs(), (f_neg - f_pos).abs(), displacement * self._noise[level]], dim=1)
         rows = torch.stack([_rounded(values), torch.ones_like(values, dtype=torch.float64)], dim=-1)
         self._table[:, : NORMS.start].index_add_(0, level, rows)
 
@@ -163,8 +178,19 @@ class Sentinel:
         room = torch.where(self._num_checks < NUM_YOUNG_CHECKS, YOUNG_ROOM, 1.0)
         bound = room * self._config.max_growth * RESOLUTION * sums / counts
         bound = torch.where(self._num_checks == 0, torch.inf, bound)
-        bound[:, DISPLACEMENT].clamp_(max=self._config.max_displacement)
+        bound[:, DISPLACEMENT].clamp_(max=self._config.max_displacement_sigmas)
         return bound
+
+
+def chain_noise(schedule: Schedule, num_steps: int, *, has_initializer: bool) -> Tensor:
+    """The noise that a chain of K steps adds at each level, in units of sigma_ts, (levels,) float64.
+
+    It is the unit of `StepMetrics.displacement`, where one normal draw (no initializer, K = 0) counts in sigma_ts.
+    """
+    tr = schedule.constants
+    if num_steps == 0 and not has_initializer:
+        return torch.ones_like(tr.sigma_ts)
+    return (max(num_steps, 1) * tr.step_size).sqrt() / tr.sigma_ts
 
 
 def _needed(counts: Tensor) -> Tensor:

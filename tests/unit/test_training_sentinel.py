@@ -1,11 +1,14 @@
 """The sentinel: silent on noise and on slow change, loud at a jump and at NaN, the same however a batch is cut."""
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from torch import Tensor
 
 from cdrl.config import SentinelConfig
 from cdrl.errors import Diverged
+from cdrl.method.schedule import Schedule, cosine
 from cdrl.training.sentinel import (
     MIN_NORMS,
     MIN_SAMPLES,
@@ -14,6 +17,7 @@ from cdrl.training.sentinel import (
     RESOLUTION,
     Breach,
     Sentinel,
+    chain_noise,
 )
 
 CONFIG = SentinelConfig()
@@ -29,6 +33,11 @@ def batch(seed: int, size: int = 96, scale: float = 1.0) -> tuple[Tensor, ...]:
     return level, scale * (3 + f_pos), scale * (3 + f_pos + 0.1 * gap), 1 + 0.1 * moved
 
 
+def watching(groups: Sequence[Sequence[int]]) -> Sentinel:
+    """A new sentinel of chains whose noise is that of their transitions."""
+    return Sentinel(CONFIG, groups, torch.ones(sum(map(len, groups))))
+
+
 def checked(
     sentinel: Sentinel, step: int, *pieces: tuple[Tensor, ...], norms: tuple[float, float] = (0.5, 1.0)
 ) -> Breach | None:
@@ -40,9 +49,9 @@ def checked(
     return sentinel.judge(sentinel.table(), step)
 
 
-def settled(num_checks: int = 4 * NUM_YOUNG_CHECKS, config: SentinelConfig = CONFIG) -> Sentinel:
+def settled(num_checks: int = 4 * NUM_YOUNG_CHECKS) -> Sentinel:
     """A sentinel after healthy checks."""
-    sentinel = Sentinel(config, GROUPS)
+    sentinel = watching(GROUPS)
     assert not any(checked(sentinel, step, batch(step)) for step in range(num_checks))
     return sentinel
 
@@ -54,7 +63,7 @@ def test_stationary_noise_is_never_a_breach() -> None:
     counts = torch.full((num_levels, len(QUANTITIES)), float(MIN_SAMPLES), dtype=torch.float64)
     counts[:, 3:] = MIN_NORMS
     sums = torch.distributions.Gamma(counts, torch.tensor(1.0, dtype=torch.float64))  # of exponential magnitudes
-    sentinel = Sentinel(CONFIG, [range(num_levels)])
+    sentinel = watching([range(num_levels)])
     for step in range(num_checks):
         assert sentinel.judge(torch.stack([sums.sample() / RESOLUTION, counts], dim=-1), step) is None
     mean = torch.tensor([MIN_SAMPLES, MIN_NORMS], dtype=torch.float64)
@@ -71,7 +80,7 @@ def test_a_jump_is_a_breach_at_the_next_check(quantity: str) -> None:
             f_pos, f_neg = (torch.where(there, f + 80, f) for f in (f_pos, f_neg))
         case "energy_gap":
             f_neg = torch.where(there, f_pos - 20 * (f_neg - f_pos), f_neg)
-        case "displacement":
+        case "displacement_sigmas":
             displacement = torch.where(there, 20 * displacement, displacement)
         case "grad_norm_energy":
             norms = (10.0, 1.0)
@@ -84,7 +93,7 @@ def test_a_jump_is_a_breach_at_the_next_check(quantity: str) -> None:
 
 
 def test_the_mean_and_the_bound_are_what_they_say() -> None:
-    sentinel = Sentinel(CONFIG, [[0]])
+    sentinel = watching([[0]])
     zeros = torch.zeros(MIN_SAMPLES)
     for step in range(NUM_YOUNG_CHECKS):
         sentinel.observe(zeros.long(), zeros - 2, zeros - 2.5, zeros + 1)
@@ -100,28 +109,29 @@ def growing(sentinel: Sentinel, num_checks: int, factor: float) -> Breach | None
 
 
 def test_a_young_level_has_more_room_but_not_for_displacement() -> None:
-    assert growing(Sentinel(CONFIG, GROUPS), NUM_YOUNG_CHECKS, 8) is None
-    assert growing(Sentinel(CONFIG, GROUPS), NUM_YOUNG_CHECKS, 1000) is not None
+    assert growing(watching(GROUPS), NUM_YOUNG_CHECKS, 8) is None
+    assert growing(watching(GROUPS), NUM_YOUNG_CHECKS, 1000) is not None
     assert growing(settled(), NUM_YOUNG_CHECKS, 8) is not None
     level, f_pos, f_neg, displacement = batch(0)
-    breach = checked(Sentinel(CONFIG, GROUPS), 1, (level, f_pos, f_neg, 200 * displacement))
-    assert breach is not None and (breach.quantity, breach.bound) == ("displacement", CONFIG.max_displacement)
+    breach = checked(watching(GROUPS), 1, (level, f_pos, f_neg, 200 * displacement))
+    assert breach is not None
+    assert (breach.quantity, breach.bound) == ("displacement_sigmas", CONFIG.max_displacement_sigmas)
 
 
 def test_growth_by_a_power_is_no_breach_and_doubling_soon_is() -> None:
-    sentinel = Sentinel(CONFIG, GROUPS)
+    sentinel = watching(GROUPS)
     for step in range(300):  # f and gap of a young net
         assert checked(sentinel, step, batch(step, scale=1e-3 * (step + 1) ** 3), norms=(step + 1, 1.0)) is None
     breaches = [checked(sentinel, step, batch(0, scale=27e3 * 2.0 ** (step - 300))) for step in range(300, 310)]
     assert any(breaches)
 
 
-@pytest.mark.parametrize("quantity", ["f", "displacement"])
+@pytest.mark.parametrize("quantity", ["f", "displacement_sigmas"])
 @pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
 def test_one_number_that_is_not_finite_is_a_breach_at_once(quantity: str, wrong: float) -> None:
     level, f_pos, f_neg, displacement = batch(0)
     (f_pos if quantity == "f" else displacement)[level == 2] = wrong
-    breach = checked(Sentinel(CONFIG, GROUPS), 1, (level, f_pos, f_neg, displacement))
+    breach = checked(watching(GROUPS), 1, (level, f_pos, f_neg, displacement))
     assert breach is not None and (breach.level, breach.pair, breach.quantity) == (2, 1, quantity)
     assert not torch.tensor(breach.value).isfinite()
 
@@ -139,7 +149,7 @@ def test_an_update_that_one_rank_refused_is_a_breach_on_all() -> None:
 
 def test_a_net_that_is_not_trained_has_no_norm() -> None:
     """While an initializer trains alone; the energy net's norms begin later."""
-    sentinel = Sentinel(CONFIG, [[0]])
+    sentinel = watching([[0]])
     for step in range(50):
         sentinel.observe_norms(0, torch.tensor(0.0), torch.tensor(8.0))
         assert sentinel.judge(sentinel.table(), step) is None
@@ -157,9 +167,28 @@ def test_few_samples_wait_for_more() -> None:
     assert checked(sentinel, 2, wild) is not None
 
 
+def test_a_chain_on_a_flat_f_moves_by_its_noise_and_a_draw_by_sigma_ts() -> None:
+    schedule = Schedule(cosine(NUM_LEVELS), 4e-4)
+    tr = schedule.constants
+    noise = chain_noise(schedule, 15, has_initializer=True)
+    assert torch.allclose(noise * tr.sigma_ts, (15 * tr.step_size).sqrt())
+    assert chain_noise(schedule, 0, has_initializer=True).equal(chain_noise(schedule, 1, has_initializer=False))
+    assert chain_noise(schedule, 0, has_initializer=False).equal(torch.ones_like(tr.sigma_ts))
+
+
+def test_displacement_is_counted_in_sigma_ts_whatever_the_step_size() -> None:
+    level, f_pos, f_neg, displacement = batch(0)
+    sentinel = Sentinel(CONFIG, GROUPS, torch.tensor([1.0, 0.05, 1.0]))
+    columns = level, f_pos, f_neg, torch.where(level == 1, 100 * displacement, displacement)
+    assert checked(sentinel, 0, columns) is None
+    sentinel.use_noise(torch.tensor([1.0, 0.2, 1.0]))
+    breach = checked(sentinel, 1, columns)
+    assert breach is not None and (breach.level, breach.quantity) == (1, "displacement_sigmas")
+
+
 @pytest.mark.parametrize("num_replicas", [2, 4])
 def test_tables_of_replicas_add_up_to_the_whole_bit_by_bit(num_replicas: int) -> None:
-    whole, replicas = Sentinel(CONFIG, GROUPS), [Sentinel(CONFIG, GROUPS) for _ in range(num_replicas)]
+    whole, replicas = watching(GROUPS), [watching(GROUPS) for _ in range(num_replicas)]
     for seed in range(20):
         columns = batch(seed)
         whole.observe(*columns)
@@ -173,7 +202,7 @@ def test_tables_of_replicas_add_up_to_the_whole_bit_by_bit(num_replicas: int) ->
 
 @pytest.mark.parametrize("between_checks", [False, True])
 def test_a_resumed_sentinel_is_the_straight_one_bit_by_bit(between_checks: bool) -> None:
-    straight, begun = Sentinel(CONFIG, GROUPS), Sentinel(CONFIG, GROUPS)
+    straight, begun = watching(GROUPS), watching(GROUPS)
     for step in range(30):
         checked(straight, step, batch(step, size=40), batch(-1 - step))
     for step in range(17):
@@ -183,7 +212,7 @@ def test_a_resumed_sentinel_is_the_straight_one_bit_by_bit(between_checks: bool)
         begun.hold(begun.table())
     state = {name: tensor.clone() for name, tensor in begun.state_dict().items()}
     begun.observe(*batch(99))  # lost with the worker, or undone by a roll back
-    resumed = Sentinel(CONFIG, GROUPS)
+    resumed = watching(GROUPS)
     for sentinel in (resumed, begun):
         sentinel.load_state_dict(state)
         for step in range(17, 30):
