@@ -12,7 +12,7 @@ from cdrl.method.nets import EnergyNet, Initializer, PointInitializer
 from cdrl.method.pairs import Pair, PairLadder, groups_of_levels
 from cdrl.method.schedule import Schedule
 
-__all__ = ["build_formulation", "build_ladder", "build_schedule", "check_buildable"]
+__all__ = ["build_formulation", "build_ladder", "build_schedule", "check_buildable", "is_chunkwise"]
 
 
 def build_schedule(config: ScheduleConfig) -> Schedule:
@@ -54,6 +54,15 @@ def build_formulation(config: ComputeConfig, device: torch.device) -> Formulatio
         fold_pooling=config.fold_pooling,
         device_type=device.type,
     )
+
+
+def is_chunkwise(config: Config, device: torch.device) -> bool:
+    """Whether an update goes chunk by chunk: the same on every rank, and in a replay."""
+    if config.compute.chunkwise != "auto":
+        return config.compute.chunkwise == "always"
+    num_pairs = len(groups_of_levels(config.pairs, config.schedule.num_levels))
+    # small batches cost small nets dearly: only where workers share a pair, so that their number would show
+    return device.type == "cpu" and config.cluster.max_workers > num_pairs
 
 
 def build_ladder(config: Config) -> PairLadder:

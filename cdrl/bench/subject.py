@@ -44,11 +44,10 @@ class _Watched:
 
     def __init__(self, formulation: Formulation, done: Callable[[str], None]) -> None:
         self._formulation, self._done = formulation, done
-        self._before_initializer = iter(("noise", "update"))  # forward; and backward, once f's gradient is clipped
 
     @contextmanager
     def initializer(self, *, backward: bool = False) -> Iterator[None]:
-        self._done(next(self._before_initializer))
+        self._done("losses" if backward else "noise")
         with self._formulation.initializer(backward=backward):
             yield
 
@@ -121,7 +120,7 @@ class Subject:
         x_0, label = self.batch(rng, batch_size or self.batch_size)
         level = self.ladder.draw_levels(0, rng, x_0)
         laps = Laps(meter)
-        losses = iter(("losses", "initializer"))
+        last = "losses" if self.pair.initializer is None else "initializer"
         cooperative_step(
             self.pair,
             self._optimizers,
@@ -135,7 +134,7 @@ class Subject:
             shared_noise=training.shared_noise,
             clip_norm=training.clip_norm,
             anchor=training.anchor,
-            synchronise=lambda parameters: laps(next(losses)),
+            observe=lambda *seen: laps(last),
             formulation=_Watched(formulation or self.formulation, laps),
         )
         update_average(next(self._average.distinct()), self.pair, training.ema_decay, self._num_updates)

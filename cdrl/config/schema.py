@@ -107,12 +107,16 @@ class ComputeConfig(Section):
     channels_last: bool = Field(True, description="memory format of convolutions")
     fold_pooling: bool = Field(True, description="average pooling before the convolution that it follows")
     images_on_device: Switch = Field("auto", description="keep training images there; auto: up to 2 GB on CUDA")
+    chunkwise: Switch = Field(
+        "auto",
+        description="chunk by chunk, for the same bits with any number of workers; auto: on CPUs that share a pair",
+    )
 
     @model_validator(mode="after")
     def _plain_has_no_switches(self) -> "ComputeConfig":
         usual = ComputeConfig.model_fields
         switched = [name for name in usual if getattr(self, name) != usual[name].default]
-        of_fast = [name for name in switched if name not in ("formulation", "images_on_device")]
+        of_fast = [name for name in switched if name not in ("formulation", "images_on_device", "chunkwise")]
         if self.formulation == "plain" and of_fast:
             raise ValueError(f"formulation plain has no {', '.join(of_fast)}; leave out what belongs to fast")
         return self

@@ -31,6 +31,18 @@ class Rng:
     def __init__(self, *key: int | str, chunks: Sequence[int] = (0,), device: torch.device | str = "cpu") -> None:
         self._generators = [torch.Generator(device).manual_seed(key_to_seed(*key, chunk)) for chunk in chunks]
 
+    @property
+    def num_chunks(self) -> int:
+        """Chunks of the batch."""
+        return len(self._generators)
+
+    def split(self) -> list["Rng"]:
+        """The same draws for each chunk alone; what one of them draws, the whole has drawn too."""
+        parts = [Rng(chunks=()) for _ in self._generators]
+        for part, generator in zip(parts, self._generators, strict=True):
+            part._generators = [generator]
+        return parts
+
     def normal(self, like: Tensor) -> Tensor:
         """Standard normal noise of the shape, dtype and device of `like` (B, ...)."""
         shape = self._chunk_shape(like)

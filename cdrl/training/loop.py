@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cdrl.build import is_chunkwise
 from cdrl.data import Dataset
 from cdrl.data.order import batch_flips, batch_indices
 from cdrl.method.cooperative import StepMetrics, Synchronise, cooperative_step, initializer_step
@@ -93,6 +94,7 @@ def _update(
         "step": state.step,
         "shared_noise": training.shared_noise,
         "clip_norm": training.clip_norm,
+        "chunkwise": is_chunkwise(state.config, state.device),
         "synchronise": synchronise,
         "formulation": state.formulation,
     }

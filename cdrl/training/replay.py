@@ -2,12 +2,13 @@ r"""One update of a run again, from the nearest checkpoint before it, with every
 
 Everything random is keyed by (seed, pair, step, chunk) and a checkpoint is the whole state, so update N after a
 checkpoint at M < N is the update that the run made, and its metrics are those that the run logged. One process stands
-for all workers: workers of different pairs exchange nothing in an update, so their number is of no consequence;
-replicas of one pair add up gradients in another order, which changes last bits.
+for all workers: workers of different pairs exchange nothing in an update, and chunkwise replicas of one pair add up
+gradients in the order of this process. Only replicas that are not chunkwise, as on GPUs, differ from it in last bits.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -159,8 +160,11 @@ def replay(
     if state.step == step - 1:
         seen = watch(state)
     train(state, dataset, Hooks(log, lambda: state.step == step, lambda: None, lambda: None))
-    levels = sorted((level for each in seen for level in _levels(each, config.training.num_steps)), key=_number)
-    return Replay(step, tuple(levels), metrics)
+    parts: dict[int, list[Level]] = {}
+    for each in seen:
+        for level in _levels(each, config.training.num_steps):
+            parts.setdefault(level.level, []).append(level)
+    return Replay(step, tuple(_together(parts[number]) for number in sorted(parts)), metrics)
 
 
 def _grid(config: Config) -> Grid:
@@ -169,7 +173,7 @@ def _grid(config: Config) -> Grid:
 
 
 def _levels(seen: Seen, num_steps: int) -> Iterator[Level]:
-    """What was seen, level by level."""
+    """What was seen of a piece, level by level."""
     if seen.y_pos is None:
         return
     assert seen.x_t is not None and seen.y_neg is not None and seen.f_pos is not None and seen.f_neg is not None
@@ -194,5 +198,11 @@ def _levels(seen: Seen, num_steps: int) -> Iterator[Level]:
         )
 
 
-def _number(level: Level) -> int:
-    return level.level
+def _together(parts: list[Level]) -> Level:
+    """All rows of a level, from the pieces of its batch in order."""
+    columns: dict[str, Any] = {}
+    for name, value in vars(parts[0]).items():
+        if isinstance(value, Tensor):
+            along = name in ("chain", "f", "gradient")
+            columns[name] = torch.cat([getattr(part, name) for part in parts], dim=1 if along else 0)
+    return replace(parts[0], **columns)

@@ -23,7 +23,7 @@ __all__ = ["Seen", "watch"]
 
 @dataclass
 class Seen:
-    """One pair's update; B rows. All y are in the scaled space, y = scale * x_s.
+    """A piece of one pair's update; B rows. All y are in the scaled space, y = scale * x_s.
 
     Attributes:
         level, label: (B,); label None where f was not asked, or has no classes.
@@ -55,7 +55,7 @@ class Seen:
 
 
 def watch(state: TrainState) -> list[Seen]:
-    """Watch all updates of a state from here on; the list grows by one for each update of a pair."""
+    """Watch all updates of a state from here on; the list grows by one for each piece of an update of a pair."""
     seen: list[Seen] = []
     state.schedule = _WatchedSchedule(state.schedule, seen)
     state.formulation = _WatchedFormulation(state.formulation, seen)
@@ -63,7 +63,7 @@ def watch(state: TrainState) -> list[Seen]:
 
 
 class _WatchedSchedule(Schedule):
-    """The same schedule; whoever asks for the constants of a batch begins an update."""
+    """The same schedule; whoever asks for the constants of a batch begins a piece."""
 
     def __init__(self, schedule: Schedule, seen: list[Seen]) -> None:
         vars(self).update(vars(schedule))

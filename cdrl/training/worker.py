@@ -4,7 +4,7 @@ import json
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from cdrl import storage
+from cdrl.build import is_chunkwise
 from cdrl.config import Config
 from cdrl.data import Dataset
 from cdrl.errors import CdrlError
@@ -102,7 +103,8 @@ class _Worker:
             place, plan["attempt"], self.grid.rank, writers, run.storage_patience_s, keep, self.stands
         ) as self.store:
             hooks = Hooks(self.log, self.stop, self.sample, self.save)
-            train(self.state, self.dataset, hooks, self.grid.synchroniser())
+            exact = is_chunkwise(self.config, self.device)
+            train(self.state, self.dataset, hooks, self.grid.synchroniser(exact=exact))
 
     def post(self, kind: Any, content: dict[str, Any], step: int | None = None) -> None:
         """Pin a notice to the board; does not wait."""
@@ -121,10 +123,11 @@ class _Worker:
         return model
 
     def log(self, metrics: dict[int, StepMetrics]) -> None:
-        """Report the metrics of this rank's pairs. A collective."""
-        for number, mean in _means(metrics, self.grid).items():
+        """Report the metrics of the pairs that this rank speaks for; all replicas have the same."""
+        for number, seen in metrics.items():
             if self.grid.owner(number) == self.grid.rank:
-                self.post("metrics", {f"{self.grid.prefix(number)}{name}": value for name, value in mean.items()})
+                named = {f"{self.grid.prefix(number)}{name}": value.item() for name, value in vars(seen).items()}
+                self.post("metrics", named)
 
     def stop(self) -> bool:
         """Whether the driver asks for an end. A collective about once a second, at steps on which all ranks agree."""
@@ -181,17 +184,6 @@ def _waiting(board: Any, pulse: Pulse) -> Callable[[str, float], None]:
         board.post.remote(Notice("waiting", 0, {"text": text, "waited_s": waited_s}))
 
     return tell
-
-
-def _means(metrics: dict[int, StepMetrics], grid: Grid) -> dict[int, dict[str, float]]:
-    """Metrics of this rank's pairs, averaged over replicas. A collective."""
-    names = [field.name for field in fields(StepMetrics)]
-    table = torch.zeros(grid.num_pairs, len(names), dtype=torch.float64)
-    for number, seen in metrics.items():
-        values = [value.item() for value in vars(seen).values()]
-        table[number] = torch.tensor(values, dtype=torch.float64) / grid.num_replicas
-    table = grid.sum(table)
-    return {number: dict(zip(names, table[number].tolist(), strict=True)) for number in metrics}
 
 
 def _picture(model: Model) -> Image.Image:

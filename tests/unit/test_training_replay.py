@@ -83,6 +83,7 @@ SHAPES = {
     "DRL": ("initializer=null", "training.shared_noise=false", "training.anchor=0"),
     "DRL one shot": ("initializer=null", "training.anchor=0", "training.num_steps=0"),
     "no chain": ("training.num_steps=0",),
+    "chunkwise": ("compute.chunkwise=always", "cluster.num_workers=2"),
     "plain, unconditional": ("compute.formulation=plain", "data.num_classes=0"),
 }
 

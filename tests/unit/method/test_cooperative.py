@@ -1,7 +1,7 @@
 """One update: its gradients, its randomness, what it must not touch, and where it ends."""
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -10,11 +10,21 @@ import torch
 from torch import Tensor, nn
 
 from cdrl.errors import Diverged
-from cdrl.method.cooperative import Optimizers, cooperative_step, initializer_step, noised_pair
+from cdrl.method.cooperative import (
+    Optimizers,
+    StepMetrics,
+    Synchronise,
+    cooperative_step,
+    initializer_step,
+    noised_pair,
+)
+from cdrl.method.fast import Fast
+from cdrl.method.formulation import Formulation, Plain
 from cdrl.method.nets import EnergyNet, Initializer, power_iterate
 from cdrl.method.pairs import Pair
 from cdrl.method.rng import Rng
 from cdrl.method.schedule import Schedule, cosine
+from cdrl.method.tree import leaves, tree_sum, whole_nodes
 from tests.unit.method.gaussians import mean_within, variance_within
 
 SCHEDULE = Schedule(cosine(6), 4e-4)
@@ -212,50 +222,132 @@ def test_the_initializers_divergence_is_refused_too() -> None:
     assert all(a.equal(b) for a, b in zip(before, parameters(pair), strict=True))
 
 
-def recording(seen: list[list[Tensor]]) -> Any:
-    """A synchronise that writes down each net's gradients, as they are before clipping."""
+Batch = tuple[Tensor, Tensor, Tensor]
 
-    def synchronise(parameters: Iterable[nn.Parameter]) -> None:
-        seen.append([parameter.grad.clone() for parameter in parameters])
+
+def rows(chunks: range) -> Batch:
+    """What an update is given of these chunks, one sample each."""
+    part = slice(chunks.start, chunks.stop)
+    return data()[part], LEVEL[part], LABEL[part]
+
+
+def update(pair: Pair, chunks: range, *, alone: bool, make: Any = PLAIN_DESCENT, **options: Any) -> StepMetrics:
+    """One update with these chunks of the batch of four."""
+    batch = (pair, optimizers(pair, make), SCHEDULE, *rows(chunks))
+    if alone:
+        return initializer_step(*batch, rng=Rng(3, chunks=chunks), **options)
+    return cooperative_step(*batch, rng=Rng(3, chunks=chunks), num_steps=2, anchor=0.5, **options)
+
+
+def recording(seen: list[list[Tensor]]) -> Synchronise:
+    """A synchronise that writes down what each piece contributes, as if it were all there is."""
+
+    def synchronise(pieces: Iterator[Tensor]) -> Tensor:
+        seen.append([piece.clone() for piece in pieces])
+        return torch.stack(seen[-1]).mean(dim=0)
 
     return synchronise
 
 
 @pytest.mark.parametrize("alone", [False, True])
-def test_two_halves_with_averaged_gradients_are_one_batch(alone: bool) -> None:
+def test_two_halves_averaged_are_one_batch(alone: bool) -> None:
     """Dropout, noise and levels of a chunk belong to the chunk: what data parallelism rests on."""
-    x_0, gradients, losses = data(), [], []
+    seen: list[list[Tensor]] = []
     for chunks in (range(4), range(2), range(2, 4)):
-        pair, seen = make_pair(dropout=0.3), []
-        part = slice(chunks.start, chunks.stop)
-        batch = (pair, optimizers(pair), SCHEDULE, x_0[part], LEVEL[part], LABEL[part])
-        common: dict[str, Any] = {"rng": Rng(3, chunks=chunks), "synchronise": recording(seen)}
-        if alone:
-            metrics = initializer_step(*batch, **common)
-        else:
-            metrics = cooperative_step(*batch, num_steps=2, anchor=0.5, **common)
-        assert len(seen) == (1 if alone else 2)  # once for each net
-        gradients.append([gradient for net in seen for gradient in net])
-        losses.append((metrics.loss_energy.item(), metrics.loss_initializer.item()))
-    for whole, first, second in zip(*gradients, strict=True):
-        torch.testing.assert_close(whole, (first + second) / 2, rtol=1e-8, atol=1e-11)
-    for whole, first, second in zip(*losses, strict=True):
-        assert whole == pytest.approx((first + second) / 2, rel=1e-9)
+        update(make_pair(dropout=0.3), chunks, alone=alone, synchronise=recording(seen))
+    (whole,), (first,), (second,) = seen  # one flat vector each: gradients of the nets, then metrics
+    torch.testing.assert_close(whole, (first + second) / 2, rtol=1e-8, atol=1e-11)
 
 
-def test_synchronised_gradients_are_those_that_are_applied() -> None:
+def moved(pair: Pair, old: list[Tensor]) -> Tensor:
+    return torch.cat([(a.detach() - b).flatten() for a, b in zip(pair.parameters(), old, strict=True)])
+
+
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("formulation", [Plain(), Fast()], ids=["plain", "fast"])
+def test_chunk_by_chunk_is_the_whole_batch_to_rounding(alone: bool, formulation: Formulation) -> None:
+    ends, metrics = [], []
+    for chunkwise in (False, True):
+        pair = make_pair(dropout=0.3)
+        old = parameters(pair)
+        metrics.append(update(pair, range(4), alone=alone, chunkwise=chunkwise, formulation=formulation))
+        ends.append(moved(pair, old))
+    assert ends[0].abs().max() > 1e-3
+    torch.testing.assert_close(ends[1], ends[0], rtol=1e-10, atol=1e-12)
+    for one, other in zip(vars(metrics[0]).values(), vars(metrics[1]).values(), strict=True):
+        assert one.item() == pytest.approx(other.item(), rel=1e-10)
+
+
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("shares", [(2, 2), (1, 2, 1), (3, 1), (1, 1, 1, 1)])
+def test_any_division_of_the_chunks_over_replicas_gives_the_same_bits(alone: bool, shares: tuple[int, ...]) -> None:
+    """Each replica sees its own rows only."""
+    one = make_pair(dropout=0.3)
+    expected = update(one, range(4), alone=alone, chunkwise=True, make=torch.optim.Adam)
+    parts = [range(sum(shares[:i]), sum(shares[: i + 1])) for i in range(len(shares))]
+    known = [node for part in parts for node in whole_nodes(part, range(4))]
+    sums: list[Tensor] = []
+
+    def gather(part: range, pieces: Iterator[Tensor]) -> Tensor:
+        sums.extend(tree_sum(node, leaves(part), pieces) for node in whole_nodes(part, range(4)))
+        return torch.zeros(size, dtype=torch.float64)
+
+    size = sum(p.numel() for p in (one.initializer if alone else one).parameters()) + (1 if alone else 5)
+    for part in parts:
+        pair = make_pair(dropout=0.3)
+        update(pair, part, alone=alone, chunkwise=True, synchronise=partial(gather, part))
+    mean = tree_sum(range(4), known, iter(sums)) / 4
+    pair = make_pair(dropout=0.3)
+
+    def finish(pieces: Iterator[Tensor]) -> Tensor:
+        assert len(list(pieces)) == shares[0]
+        return mean
+
+    found = update(pair, parts[0], alone=alone, chunkwise=True, make=torch.optim.Adam, synchronise=finish)
+    assert all(a.equal(b) for a, b in zip(pair.parameters(), one.parameters(), strict=True))
+    assert vars(found) == vars(expected)
+
+
+def test_what_replicas_agree_on_is_applied() -> None:
     pair = make_pair()
     before = parameters(pair)
 
-    def to_zero(parameters: Iterable[nn.Parameter]) -> None:
-        for parameter in parameters:
-            parameter.grad.zero_()
+    def to_zero(pieces: Iterator[Tensor]) -> Tensor:
+        return sum(pieces) * 0
 
-    metrics = cooperative_step(
-        pair, optimizers(pair), SCHEDULE, data(), LEVEL, LABEL, num_steps=1, rng=Rng(0), synchronise=to_zero
-    )
-    assert metrics.grad_norm_energy == metrics.grad_norm_initializer == 0
+    metrics = update(pair, range(4), alone=False, synchronise=to_zero)
+    assert all(value == 0 for value in vars(metrics).values())
     assert all(a.equal(b) for a, b in zip(before, parameters(pair), strict=True))
+
+
+@pytest.mark.parametrize("chunkwise", [False, True])
+def test_an_observer_sees_every_sample_once_before_anything_moves(chunkwise: bool) -> None:
+    pair, seen = make_pair(), []
+    old = parameters(pair)
+
+    def observe(level: Tensor, *each: Tensor) -> None:
+        assert not any(values.requires_grad for values in each)
+        assert all(a.equal(b) for a, b in zip(old, parameters(pair), strict=True))
+        seen.append((level.double(), *each))
+
+    metrics = update(pair, range(4), alone=False, chunkwise=chunkwise, observe=observe)
+    assert len(seen) == (4 if chunkwise else 1)
+    level, f_pos, f_neg, displacement = (torch.cat(column) for column in zip(*seen, strict=True))
+    assert level.equal(LEVEL.double())
+    for values, name in ((f_pos, "f_pos"), (f_neg, "f_neg"), (displacement, "displacement")):
+        assert values.shape == (4,) and values.mean().item() == pytest.approx(getattr(metrics, name).item(), rel=1e-9)
+
+
+@pytest.mark.parametrize("what", ["x_0", "energy weight"])
+def test_divergence_of_a_piece_is_refused_with_its_level(what: str) -> None:
+    pair, x_0 = make_pair(), data()
+    poison(pair, x_0, what)
+    before = parameters(pair)
+    with pytest.raises(Diverged, match="update 5: grad_norm") as caught:
+        options: dict[str, Any] = {"num_steps": 2, "rng": Rng(0, chunks=range(4)), "step": 5, "chunkwise": True}
+        cooperative_step(pair, optimizers(pair), SCHEDULE, x_0, LEVEL, LABEL, **options)
+    assert caught.value.level == (LEVEL[2] if what == "x_0" else LEVEL[0])
+    assert all(torch.equal(a.nan_to_num(7), b.nan_to_num(7)) for a, b in zip(before, parameters(pair), strict=True))
 
 
 def test_initializer_step_regresses_the_posterior_mean_and_leaves_the_energy_net_alone() -> None:

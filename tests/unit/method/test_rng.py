@@ -37,6 +37,16 @@ def test_concatenation_law(num_chunks: int, size: int, data: st.DataObject) -> N
         assert draw.equal(torch.cat([part[number] for part in parts]))
 
 
+def test_the_parts_of_a_split_draw_what_the_whole_draws() -> None:
+    whole, like = Rng(3, chunks=(1, 4, 5)), torch.empty(2, 7)
+    parts = [draws(part, like) for part in Rng(3, chunks=(1, 4, 5)).split()]
+    assert whole.num_chunks == len(parts) == 3
+    for number, draw in enumerate(draws(whole, torch.empty(6, 7))):
+        assert draw.equal(torch.cat([part[number] for part in parts]))
+    whole.split()[1].normal(like)  # the same generators, further on
+    assert not whole.normal(torch.empty(6, 7))[2:4].equal(parts[1][0])
+
+
 def test_the_default_is_chunk_0() -> None:
     like = torch.empty(4, 2)
     assert Rng(5).normal(like).equal(Rng(5, chunks=(0,)).normal(like))
