@@ -29,6 +29,7 @@ class Fault:
         cut_after: the connection is reset after so many bytes of the answer's body.
         flip: number of a byte of the answer's body that is changed.
         flip_sent: the same for the request's body: what the server is given.
+        stall_s: silence before the answer's body.
         bytes_per_s: pace of the answer's body.
     """
 
@@ -41,6 +42,7 @@ class Fault:
     cut_after: int | None = None
     flip: int | None = None
     flip_sent: int | None = None
+    stall_s: float = 0.0
     bytes_per_s: float | None = None
     skip: int = 0
     times: float = float("inf")
@@ -150,8 +152,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
-        for start in range(0, len(body), BLOCK_BYTES):
-            block = body[start : start + BLOCK_BYTES]
+        time.sleep(fault.stall_s)
+        step = BLOCK_BYTES if fault.bytes_per_s is None else min(BLOCK_BYTES, max(1, int(fault.bytes_per_s / 10)))
+        for start in range(0, len(body), step):
+            block = body[start : start + step]
             if fault.cut_after is not None and start + len(block) > fault.cut_after:
                 break
             self.wfile.write(block)

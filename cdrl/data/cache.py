@@ -65,7 +65,7 @@ class ShardCache:
         return map_file(self.folder / shard.name, shard.bytes, shard.sha256, in_use=True)
 
     def _fetch(self, shard: Shard) -> None:
-        for rest in self.folder.glob(f".{shard.name}.*.partial"):
+        for rest in self.folder.glob(f".{shard.name}.*.partial*"):
             rest.unlink(missing_ok=True)  # of a process that was killed: we hold the lock of this shard
         with self._room(shard.bytes):
             storage.download(storage.join(self.uri, shard.name), self.folder / shard.name, sha256=shard.sha256)

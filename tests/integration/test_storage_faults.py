@@ -94,7 +94,7 @@ def test_a_slow_body_that_moves_is_waited_for(faulty_s3: Faulty, monkeypatch: py
         assert storage.read_bytes(f"{uri}/x") == CONTENT
     # and silence is not borne
     proxy.faults.clear()
-    stalled = proxy.add(method="GET", bytes_per_s=2000, times=1)  # four seconds for a block
+    stalled = proxy.add(method="GET", stall_s=4, times=1)
     storage.s3._client_for.cache_clear()
     assert storage.read_bytes(f"{uri}/x") == CONTENT
     assert stalled.times == 0 and proxy.asked("GET", "/x") == 3
