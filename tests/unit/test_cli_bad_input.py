@@ -115,7 +115,7 @@ def test_class_names_that_do_not_tell_classes_apart(refused: Refused, tmp_path: 
 
 def test_a_place_that_cannot_be_written_is_the_error_that_is_told(refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    assert "cannot upload to file/out/train-00000" in refused("data", "prepare", "digits", "file/out")
+    assert f"cannot write {tmp_path}/file/out/.prepare/" in refused("data", "prepare", "digits", "file/out")
 
 
 @pytest.mark.parametrize(
