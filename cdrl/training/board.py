@@ -22,10 +22,11 @@ class Notice:
         step: updates made.
         content: of `metrics` and `saving` (what a checkpoint cost the training) {"name": float}; of a `picture`
             {"name": PNG bytes}; of a `checkpoint` that stands {"score": float | None, "write_s": float}; of an `event`
-            {"text": str}; of `waiting` for the storage {"text": str, "waited_s": float}.
+            {"text": str}; of a `rescue` {"rescues": all so far}; of `waiting` for the storage {"text": str,
+            "waited_s": float}.
     """
 
-    kind: Literal["metrics", "saving", "picture", "checkpoint", "event", "waiting"]
+    kind: Literal["metrics", "saving", "picture", "checkpoint", "event", "rescue", "waiting"]
     step: int
     content: dict[str, Any]
 

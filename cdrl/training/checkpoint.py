@@ -2,6 +2,7 @@
 
     model.json, pair-00.safetensors, ...    what is shipped: averaged pairs (`cdrl.model`)
     state.json, train-00.safetensors, ...   what resuming needs besides: live pairs and Adam's moments
+    sentinel.safetensors                    and what the sentinel knows by then
 
 Every rank writes the files of the pairs it speaks for. The two JSON files, which rank 0 writes last, hold the digests:
 model.json those of the averaged pairs, state.json those of all files, its own included.
@@ -22,8 +23,18 @@ from cdrl.storage import sha256_file
 from cdrl.training.state import TrainState
 from cdrl.weights import check_file, load_tensors, pair_file
 
-__all__ = ["Snapshot", "read_card", "read_checkpoint", "snapshot", "train_file", "write_cards", "write_tensors"]
+__all__ = [
+    "SENTINEL_FILE",
+    "Snapshot",
+    "read_card",
+    "read_checkpoint",
+    "snapshot",
+    "train_file",
+    "write_cards",
+    "write_tensors",
+]
 
+SENTINEL_FILE = "sentinel.safetensors"
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
@@ -48,6 +59,8 @@ class Snapshot:
 def snapshot(state: TrainState, manifest_digest: str, score: float | None = None) -> Snapshot:
     """Copy what this rank speaks for, after `state.settle_average()`."""
     tensors: dict[str, dict[str, Tensor]] = {}
+    if state.sentinel is not None and state.grid.rank == 0:
+        tensors[SENTINEL_FILE] = _copied(state.sentinel.state_dict())
     for number in state.grid.pairs:
         if state.grid.owner(number) == state.grid.rank:
             tensors[pair_file(number)] = _copied(state.averaged(number).state_dict())
@@ -55,8 +68,9 @@ def snapshot(state: TrainState, manifest_digest: str, score: float | None = None
     card = Checkpoint(
         step=state.step,
         score=score,
-        identity=state.config.identity_digest,
+        identity=state.asked.identity_digest,
         manifest_digest=manifest_digest,
+        rescues=len(state.rescues),
         files={},
     )
     return Snapshot(card, tensors)
@@ -99,7 +113,7 @@ def read_checkpoint(state: TrainState, directory: Path, manifest_digest: str) ->
     """
     card = read_card(directory / "state.json")
     for what, expected, found in (
-        ("configuration", state.config.identity_digest, card.identity),
+        ("configuration", state.asked.identity_digest, card.identity),
         ("dataset", manifest_digest, card.manifest_digest),
     ):
         if expected != found:
@@ -111,6 +125,8 @@ def read_checkpoint(state: TrainState, directory: Path, manifest_digest: str) ->
         check_file(directory / "model.json", card.files["model.json"])
         for number in state.grid.pairs:
             _restore(state, number, card, directory)
+        if state.sentinel is not None and SENTINEL_FILE in card.files:  # not where it was switched off by then
+            state.sentinel.load_state_dict(dict(load_tensors(directory / SENTINEL_FILE, card.files[SENTINEL_FILE])))
     except KeyError as error:
         raise RegistryError(f"{directory}: damaged: no entry {error}; use another checkpoint") from None
     except RuntimeError as error:

@@ -3,6 +3,7 @@
 import io
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -11,6 +12,8 @@ from cdrl import storage
 from cdrl.tracking.run import TrackedRun
 from cdrl.training.board import Notice
 from cdrl.training.progress import TrainingProgress
+from cdrl.training.rescue import Rescue, events_markdown
+from cdrl.training.story_plot import story_plot
 
 __all__ = ["Listener"]
 
@@ -38,6 +41,8 @@ class Listener:
                 self.tracked.log_metrics(notice.content, notice.step)
             elif notice.kind == "event":
                 self.event(notice.content["text"], notice.step)
+            elif notice.kind == "rescue":
+                self._rescue(notice.content["rescues"], notice.step)
             elif notice.kind == "waiting":
                 self.waited_s += notice.content["waited_s"]
                 self.progress.say(notice.content["text"])
@@ -62,6 +67,13 @@ class Listener:
         with path.open("a") as file:
             file.write(json.dumps(line) + "\n")
         self.tracked.log_artifact(path)
+
+    def _rescue(self, rescues: Sequence[Rescue], step: int) -> None:
+        self.event(rescues[-1].line, step)
+        path = self.directory / "rescues.md"
+        storage.write_bytes(str(path), events_markdown(rescues).encode())
+        self.tracked.log_artifact(path)
+        self.tracked.log_image("rescues", story_plot(rescues, step), step)
 
     def close(self) -> None:
         """Say what waiting has cost."""

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from cdrl.build import is_chunkwise
 from cdrl.data import Dataset
-from cdrl.data.order import batch_flips, batch_indices
+from cdrl.errors import Diverged
 from cdrl.method.cooperative import StepMetrics, Synchronise, cooperative_step, initializer_step
 from cdrl.method.rng import Rng
 from cdrl.pictures import from_uint8
 from cdrl.training.images import Images
+from cdrl.training.sentinel import Breach
 from cdrl.training.state import TrainState
 
 __all__ = ["Hooks", "train"]
@@ -28,54 +29,72 @@ class Hooks:
         stop: after every update: whether to stop here.
         sample: after every `run.sample_every` updates.
         checkpoint: after every `run.checkpoint_every` updates, at the end, and where the loop is told to stop.
+        judge: before `log` and regular checkpoints: what the sentinels of all ranks make of what they have seen.
     """
 
     log: Callable[[dict[int, StepMetrics]], None]
     stop: Callable[[], bool]
     sample: Callable[[], None]
     checkpoint: Callable[[], None]
+    judge: Callable[[], Breach | None] = lambda: None
 
 
-def train(state: TrainState, dataset: Dataset, hooks: Hooks, synchronise: Synchronise | None = None) -> None:
+def train(state: TrainState, dataset: Dataset, hooks: Hooks, synchronise: Synchronise | None = None) -> Breach | None:
     """Run from `state.step` to the configured number of updates, or until told to stop.
 
     Everything random is keyed by (seed, pair, step, chunk), so a resumed run is the straight run.
 
+    Returns:
+        What ran away, if something did; the state is then good for nothing but its past.
+
     Raises:
-        Diverged: before an optimizer moved.
+        Diverged: before an optimizer moved, where no sentinel takes care of it.
     """
     config, run = state.config, state.config.run
-    num_updates = config.training.num_updates
+    num_updates, intervals = config.training.num_updates, (run.log_every, run.sample_every, run.checkpoint_every)
     images = Images(dataset, state.device, config.compute.images_on_device)
     while state.step < num_updates:
         x_0, label = _batch(state, images)
-        metrics = {number: _update(state, number, x_0, label, synchronise) for number in state.grid.pairs}
+        state.take_up_rescues()
+        metrics = {}
+        for number in state.grid.pairs:
+            try:
+                metrics[number] = _update(state, number, x_0, label, synchronise)
+            except Diverged as error:  # no optimizer of this pair has moved, on any of its replicas
+                if state.sentinel is None:
+                    raise
+                state.sentinel.refuse(error)
         state.step += 1
         last = state.step == num_updates
-        if last or state.step % run.log_every == 0:
+        log, sample, save = (last or state.step % every == 0 for every in intervals)
+        if (log or save) and (breach := hooks.judge()):
+            return breach
+        if log:
             hooks.log(metrics)
-        if last or state.step % run.sample_every == 0:
+        if sample:
             hooks.sample()
         stop = hooks.stop()
-        if last or stop or state.step % run.checkpoint_every == 0:
+        if save or stop:
             hooks.checkpoint()
         if stop:
             break
+    return None
 
 
 def _batch(state: TrainState, images: Images) -> tuple[Tensor, Tensor | None]:
     """This rank's chunks of the global batch of the coming update: x_0 (B, ...) and labels (B,) or None."""
     config = state.config
-    training, n = config.training, len(images.dataset)
+    training, dataset = config.training, images.dataset
     size = training.batch_size // training.num_chunks
     mine = slice(state.grid.chunks.start * size, state.grid.chunks.stop * size)
-    indices = batch_indices(training.seed, state.step, training.batch_size, n)[mine]
+    indices = dataset.batch_indices(training.seed, state.step, training.batch_size)[mine]
     x_0 = images(indices)
     x_0 = from_uint8(x_0) if x_0.dtype == torch.uint8 else x_0.to(torch.float32)
     if config.data.flip:
-        flips = torch.from_numpy(batch_flips(training.seed, state.step, training.batch_size, n)[mine]).to(state.device)
+        mirrored = dataset.batch_flips(training.seed, state.step, training.batch_size)[mine]
+        flips = torch.from_numpy(mirrored).to(state.device)
         x_0 = torch.where(flips.view(-1, *[1] * (x_0.ndim - 1)), x_0.flip(-1), x_0)
-    label = torch.from_numpy(images.dataset.labels(indices)).to(state.device) if config.data.num_classes else None
+    label = torch.from_numpy(dataset.labels(indices)).to(state.device) if config.data.num_classes else None
     return x_0, label
 
 
@@ -83,7 +102,7 @@ def _update(
     state: TrainState, number: int, x_0: Tensor, label: Tensor | None, synchronise: Synchronise | None
 ) -> StepMetrics:
     training, pair, optimizers = state.config.training, state.pair(number), state.optimizers[number]
-    rng = Rng(training.seed, "train", number, state.step, chunks=state.grid.chunks, device=state.device)
+    rng = Rng(training.seed, "train", number, state.step, *state.stream, chunks=state.grid.chunks, device=state.device)
     level = state.ladder.draw_levels(number, rng, x_0)
     if label is not None:
         dropped = rng.uniform(label.to(torch.float32)) < training.label_dropout
@@ -102,6 +121,9 @@ def _update(
     if state.step < state.initializer_only_updates:
         metrics = initializer_step(*batch, **common)
     else:
+        common["observe"] = state.sentinel.observe if state.sentinel is not None else None
         metrics = cooperative_step(*batch, num_steps=training.num_steps, anchor=training.anchor, **common)
+    if state.sentinel is not None and state.grid.owner(number) == state.grid.rank:
+        state.sentinel.observe_norms(number, metrics.grad_norm_energy, metrics.grad_norm_initializer)
     state.update_average(number)
     return metrics

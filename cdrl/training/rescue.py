@@ -10,13 +10,29 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_serializer
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_serializer
 
+from cdrl import storage
 from cdrl.config import Config, SentinelConfig
-from cdrl.errors import Diverged
+from cdrl.errors import Diverged, RegistryError
 from cdrl.training.sentinel import Breach
 
-__all__ = ["Rescue", "applied", "events_markdown", "in_force", "on_timeline", "rescue", "roll_back_to", "stream_key"]
+__all__ = [
+    "RESCUES",
+    "RESCUES_FILE",
+    "Rescue",
+    "applied",
+    "events_markdown",
+    "in_force",
+    "on_timeline",
+    "read_rescues",
+    "rescue",
+    "roll_back_to",
+    "stream_key",
+]
+
+
+RESCUES_FILE = "rescues.json"  # beside the run's checkpoints
 
 
 class Rescue(BaseModel):
@@ -64,6 +80,25 @@ class Rescue(BaseModel):
         change = f"with {what} x {self.factor:g} and other noise" if self.factor < 1 else "with other noise"
         where = f"{self.place}, update {self.step}"
         return f"rescue {self.number}: {where}: {self.seen}; went back to {self.from_step} {change}"
+
+
+RESCUES = TypeAdapter(tuple[Rescue, ...])
+
+
+def read_rescues(uri: str) -> tuple[Rescue, ...]:
+    """The rescues of the run whose checkpoints lie at `uri`.
+
+    Raises:
+        RegistryError: the file is damaged.
+        StorageError: the place cannot be reached.
+    """
+    place = storage.join(uri, RESCUES_FILE)
+    if not storage.exists(place):
+        return ()
+    try:
+        return RESCUES.validate_json(storage.read_bytes(place))
+    except ValidationError as error:
+        raise RegistryError(f"{place}: damaged: {error.errors()[0]['msg']}; put a good copy back") from None
 
 
 def rescue(

@@ -11,21 +11,43 @@ import torch
 from cdrl import storage
 from cdrl.errors import RegistryError, StorageError
 from cdrl.runs import Checkpoint
-from cdrl.training.checkpoint import read_card, read_checkpoint, train_file
+from cdrl.training.checkpoint import SENTINEL_FILE, read_card, read_checkpoint, train_file
 from cdrl.training.grid import Grid
+from cdrl.training.rescue import Rescue, on_timeline
 from cdrl.training.state import TrainState
+from cdrl.training.store import published, remove_checkpoint
 from cdrl.weights import pair_file
 
-__all__ = ["agreed", "fetched", "resume"]
+__all__ = ["agreed", "fetched", "newest_first", "resume"]
 
-CHECKPOINT_FILE = r"model\.json|(pair|train)-\d\d+\.safetensors"
+CHECKPOINT_FILE = r"model\.json|((pair|train)-\d\d+|sentinel)\.safetensors"
 
 
-def agreed(grid: Grid, text: str) -> str:
-    """The text of rank 0, on every rank. A collective."""
-    content = torch.tensor(list(text.encode()) if grid.rank == 0 else [], dtype=torch.int64)
+def agreed(grid: Grid, say: Callable[[], str]) -> str:
+    """What rank 0 says, on every rank. A collective."""
+    content = torch.tensor(list(say().encode()) if grid.rank == 0 else [], dtype=torch.int64)
     size = int(grid.sum(torch.tensor([len(content)])).item())
     return bytes(grid.sum(content if grid.rank == 0 else content.new_zeros(size)).tolist()).decode()
+
+
+def newest_first(uri: str, rescues: Sequence[Rescue]) -> list[str]:
+    """The folders of the checkpoints from which a run may go on; those that rescues went back past are removed.
+
+    Raises:
+        StorageError: the place cannot be reached.
+    """
+    candidates = []
+    for folder in published(uri):
+        try:
+            card = Checkpoint.unsealed(storage.read_bytes(storage.join(uri, folder, "state.json")))
+        except ValueError:
+            candidates.append(folder)  # damaged; whoever reads it says so
+            continue
+        if on_timeline(card.step, card.rescues, rescues):
+            candidates.append(folder)
+        else:
+            remove_checkpoint(uri, folder, storage.listing(uri))
+    return candidates
 
 
 def resume(
@@ -80,7 +102,7 @@ def fetched(uri: str, pairs: Sequence[int]) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="cdrl-resume-") as name:
         folder = Path(name)
         storage.download(storage.join(uri, "state.json"), folder / "state.json")
-        wanted = {"model.json", *map(pair_file, pairs), *map(train_file, pairs)}
+        wanted = {"model.json", SENTINEL_FILE, *map(pair_file, pairs), *map(train_file, pairs)}
         for file in read_card(folder / "state.json").files:
             if not re.fullmatch(CHECKPOINT_FILE, file):
                 raise RegistryError(f"{uri}/state.json: refused to fetch a file named {file!r}")

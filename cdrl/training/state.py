@@ -2,10 +2,11 @@
 
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cdrl.build import build_formulation, build_ladder, build_schedule
 from cdrl.config import Config, OptimizerConfig
@@ -14,10 +15,12 @@ from cdrl.method.ema import update_average
 from cdrl.method.formulation import Formulation
 from cdrl.method.nets import power_iterate
 from cdrl.method.nets.spectral import NUM_WARMUP_ITERATIONS
-from cdrl.method.pairs import Pair, PairLadder
+from cdrl.method.pairs import Pair, PairLadder, groups_of_levels
 from cdrl.method.rng import key_to_seed
 from cdrl.method.schedule import Schedule
 from cdrl.training.grid import Grid
+from cdrl.training.rescue import Rescue, applied, in_force, stream_key
+from cdrl.training.sentinel import Sentinel, chain_noise
 
 __all__ = ["TrainState", "learning_rate"]
 
@@ -39,15 +42,22 @@ class TrainState:
     """The state of a run on one rank; pairs of other ranks keep their initial weights until shared.
 
     Attributes:
+        asked: the run's configuration.
+        rescues: of the run, so far.
+        config: the configuration with the rates that rescues have left.
+        sentinel: None where it is switched off.
         ladder: live weights.
         average: averaged weights.
         optimizers: by number of an owned pair.
         step: updates made.
     """
 
-    config: Config
+    asked: Config
     grid: Grid
     device: torch.device
+    rescues: Sequence[Rescue] = ()
+    config: Config = field(init=False)
+    sentinel: Sentinel | None = field(init=False)
     schedule: Schedule = field(init=False)
     formulation: Formulation = field(init=False)
     ladder: PairLadder = field(init=False)
@@ -56,7 +66,12 @@ class TrainState:
     step: int = 0
 
     def __post_init__(self) -> None:
+        self.config = self.asked
+        groups = groups_of_levels(self.config.pairs, self.config.schedule.num_levels)
         self.schedule = build_schedule(self.config.schedule)
+        self.sentinel = None
+        if self.config.sentinel.enabled:
+            self.sentinel = Sentinel(self.config.sentinel, groups, self._chain_noise(), self.device)
         self.formulation = build_formulation(self.config.compute, self.device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(key_to_seed(self.config.training.seed, "weights"))  # equal on every rank
@@ -71,6 +86,20 @@ class TrainState:
     def averaged(self, number: int) -> Pair:
         """The averaged pair of a number."""
         return _as_pair(self.average.pairs[number])
+
+    def take_up_rescues(self) -> None:
+        """Lower the rates as the rescues before the coming update have it."""
+        config = applied(self.asked, in_force(self.rescues, self.step))
+        if config.schedule != self.config.schedule:
+            self.schedule = build_schedule(config.schedule)
+            if self.sentinel is not None:
+                self.sentinel.use_noise(self._chain_noise())
+        self.config = config
+
+    @property
+    def stream(self) -> tuple[int, ...]:
+        """What rescues add to the key of the coming update's randomness."""
+        return stream_key(self.rescues, self.step)
 
     @property
     def initializer_only_updates(self) -> int:
@@ -108,6 +137,10 @@ class TrainState:
         if self.grid.num_pairs > 1:
             for number in range(self.grid.num_pairs):
                 self.grid.share(list(self.averaged(number).state_dict().values()), number)
+
+    def _chain_noise(self) -> Tensor:
+        has_initializer = self.config.initializer is not None
+        return chain_noise(self.schedule, self.config.training.num_steps, has_initializer=has_initializer)
 
     def _optimizers(self, pair: Pair) -> Optimizers:
         fused = True if self.config.compute.formulation == "fast" else None  # None: torch's default

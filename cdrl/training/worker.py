@@ -3,8 +3,9 @@
 import json
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import ray
@@ -22,15 +23,17 @@ from cdrl.method.cooperative import StepMetrics
 from cdrl.method.pairs import groups_of_levels
 from cdrl.model import Model
 from cdrl.pictures import picture_of, png_bytes
-from cdrl.runs import Checkpoint
+from cdrl.runs import Checkpoint, checkpoints_below
 from cdrl.training.board import Notice
 from cdrl.training.checkpoint import snapshot
 from cdrl.training.grid import Grid
 from cdrl.training.loop import Hooks, train
 from cdrl.training.pulse import Beat, Pulse
-from cdrl.training.resume import agreed, resume
+from cdrl.training.rescue import RESCUES, RESCUES_FILE, Rescue, read_rescues, rescue
+from cdrl.training.resume import agreed, newest_first, resume
+from cdrl.training.sentinel import Breach
 from cdrl.training.state import TrainState
-from cdrl.training.store import Keep, Store, published
+from cdrl.training.store import Keep, Store
 
 __all__ = ["Job", "Score", "work"]
 
@@ -83,28 +86,49 @@ class _Worker:
             torch.set_num_threads(1)  # two threads on shared cores are several times slower than one
         num_pairs = len(groups_of_levels(config.pairs, config.schedule.num_levels))
         self.grid = Grid(num_pairs, config.training.num_chunks, context.get_world_size(), context.get_world_rank())
-        self.dataset = Dataset.open(config.data.uri, cache=config.data.cache)
+        self.dataset = Dataset.of(config.data)
+        self.synchronise = self.grid.synchroniser(exact=is_chunkwise(config, self.device))
         self.check_every = 1
 
     def run(self) -> None:
-        """Resume from the newest whole checkpoint and train."""
+        """Train to the end, with rescues on the way."""
+        run, place = self.config.run, self.job.checkpoints
         # ranks that were started together write into one folder, which nobody else writes into
-        attempt = f"{int(time.time()):08x}{secrets.token_hex(2)}"
-        plan = {"attempt": attempt, "candidates": published(self.job.checkpoints)} if self.grid.rank == 0 else {}
-        plan = json.loads(agreed(self.grid, json.dumps(plan)))
+        attempt = agreed(self.grid, lambda: f"{int(time.time()):08x}{secrets.token_hex(2)}")
+        rescues = self.agreed_rescues(lambda: read_rescues(place))
         writers = {self.grid.owner(number) for number in range(self.grid.num_pairs)}
-        run = self.config.run
         keep = Keep(run.keep_last, run.keep_every)
-        self.state = TrainState(self.config, self.grid, self.device)
-        place, digest = self.job.checkpoints, self.dataset.manifest.digest
-        resume(self.state, place, plan["candidates"], digest, tell=self.tell)
+        with Store(place, attempt, self.grid.rank, writers, run.storage_patience_s, keep, self.stands) as self.store:
+            while breach := self.train(rescues):
+                self.store.settle()  # the newest checkpoint may be the one to go back to
+                rescues = self.agreed_rescues(partial(self.rescued, breach, rescues))
+
+    def train(self, rescues: Sequence[Rescue]) -> Breach | None:
+        """Train from the newest whole checkpoint on; returns what ran away, if something did."""
+        place = self.job.checkpoints
+        self.state = TrainState(self.config, self.grid, self.device, rescues)
+        candidates = json.loads(agreed(self.grid, lambda: json.dumps(newest_first(place, rescues))))
+        resume(self.state, place, candidates, self.dataset.manifest.digest, self.tell)
         self.checked = time.monotonic(), self.state.step  # when, and after which update
-        with Store(
-            place, plan["attempt"], self.grid.rank, writers, run.storage_patience_s, keep, self.stands
-        ) as self.store:
-            hooks = Hooks(self.log, self.stop, self.sample, self.save)
-            exact = is_chunkwise(self.config, self.device)
-            train(self.state, self.dataset, hooks, self.grid.synchroniser(exact=exact))
+        hooks = Hooks(self.log, self.stop, self.sample, self.save, self.judge)
+        return train(self.state, self.dataset, hooks, self.synchronise)
+
+    def agreed_rescues(self, found: Callable[[], Sequence[Rescue]]) -> Sequence[Rescue]:
+        """The rescues that rank 0 finds, on every rank. A collective."""
+        return RESCUES.validate_json(agreed(self.grid, lambda: RESCUES.dump_json(tuple(found())).decode()))
+
+    def rescued(self, breach: Breach, rescues: Sequence[Rescue]) -> Sequence[Rescue]:
+        """All rescues with one more, which is kept before anything follows from it. By rank 0.
+
+        Raises:
+            Diverged: the budget is used up.
+        """
+        place = self.job.checkpoints
+        known = [(card.step, card.rescues) for card in checkpoints_below(place).values()]
+        rescues = (*rescues, rescue(breach, self.config.sentinel, rescues, known))
+        storage.write_bytes(storage.join(place, RESCUES_FILE), RESCUES.dump_json(rescues, indent=1))
+        self.post("rescue", {"rescues": rescues})
+        return rescues
 
     def post(self, kind: Any, content: dict[str, Any], step: int | None = None) -> None:
         """Pin a notice to the board; does not wait."""
@@ -118,9 +142,16 @@ class _Worker:
     def model(self) -> Model:
         """The averaged ladder; whole only after `state.share_average`."""
         manifest = self.dataset.manifest
-        model = Model(self.config, self.state.average, manifest.class_names, manifest.digest, self.state.step)
+        model = Model(self.state.config, self.state.average, manifest.class_names, manifest.digest, self.state.step)
         model.formulation = self.state.formulation  # with what it has compiled and captured
         return model
+
+    def judge(self) -> Breach | None:
+        """What the sentinels of all ranks make of what they have seen. A collective."""
+        sentinel = self.state.sentinel
+        if sentinel is None:
+            return None
+        return sentinel.judge(self.grid.sum(sentinel.table()), self.state.step)
 
     def log(self, metrics: dict[int, StepMetrics]) -> None:
         """Report the metrics of the pairs that this rank speaks for; all replicas have the same."""
@@ -150,8 +181,10 @@ class _Worker:
             self.post("picture", {"samples": png_bytes(_picture(self.model()))})
 
     def save(self) -> None:
-        """Score and begin to write a checkpoint. A collective where it is scored."""
+        """Score and begin to write a checkpoint. A collective."""
         begin_s = time.monotonic()
+        if (sentinel := self.state.sentinel) is not None:  # where a run is stopped, judgement waits for its usual step
+            sentinel.hold(self.grid.sum(sentinel.table()))
         self.state.settle_average()
         value = None
         if self.job.score is not None:

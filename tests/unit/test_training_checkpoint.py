@@ -16,7 +16,7 @@ from cdrl.training.loop import train
 from tests.training_parts import digits, quiet, save, tiny_config, tiny_state
 
 CONFIG = tiny_config("pairs=per_level", "training.num_updates=8")
-FILES = ["model.json", "pair-00.safetensors", "pair-01.safetensors", "state.json"]
+FILES = ["model.json", "pair-00.safetensors", "pair-01.safetensors", "sentinel.safetensors", "state.json"]
 FILES += ["train-00.safetensors", "train-01.safetensors"]
 
 
