@@ -99,7 +99,10 @@ class Collect:
         shard = None
         if len(rows):
             path = folder / "shard.arrow"
-            write_shard(path, rows, labels)
+            try:
+                write_shard(path, rows, labels)
+            except OSError as error:
+                raise StorageError(f"cannot write {path}: {error}; TMPDIR names another temporary folder") from None
             sha256 = storage.sha256_file(path)
             # the digest in the name keeps a replaced dataset readable until the new manifest stands
             name = f"{name}-{sha256[:12]}.arrow"

@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -44,13 +45,36 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-def test_any_number_of_workers_makes_the_same_dataset(
-    s3: str, source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def kill_a_busy_worker() -> None:
+    """SIGKILL to one of the Ray processes of this test that decode."""
+    deadline_s = time.monotonic() + 60
+    while time.monotonic() < deadline_s:
+        for child in psutil.Process().children(recursive=True):
+            if child.name().startswith("ray::Map(outcome"):
+                child.kill()
+                return
+        time.sleep(0.01)
+    raise AssertionError([child.name() for child in psutil.Process().children(recursive=True)])
+
+
+def test_any_number_of_workers_makes_the_same_dataset_also_if_one_is_killed(
+    faulty_s3: Faulty, source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    s3, proxy = faulty_s3
     monkeypatch.setattr("cdrl.data.prepare.RUN_ROWS", 40)
     options = Options(path=source, shard_rows=32, holdout=40)
     alone = prepare("parquet", str(tmp_path / "alone"), options, max_bad=3)
     seen: list[tuple[str, int, int]] = []
+
+    # the worker that lays down this run waits, and is killed while it does
+    stuck = proxy.add(method="PUT", key=r"/2/.*/run-00003\.rows", status=503, code="SlowDown")
+
+    def watch(what: str, done: int, total: int) -> None:
+        if workers == 2 and what == "rows" and done and stuck in proxy.faults:
+            kill_a_busy_worker()
+            proxy.faults.remove(stuck)
+        seen.append((what, done, total))
+
     with connected(ClusterConfig(num_workers=2)):
         for workers in (1, 2):
             seen.clear()
@@ -60,7 +84,7 @@ def test_any_number_of_workers_makes_the_same_dataset(
                 options,
                 max_bad=3,
                 workers=workers,
-                progress=lambda *done: seen.append(done),
+                progress=watch,
             )
             assert made == alone and Manifest.read(f"{s3}/{workers}") == alone
             assert ("rows", NUM_ROWS, NUM_ROWS) in seen and seen[-1] == ("shards", 11, 11)
@@ -70,6 +94,7 @@ def test_any_number_of_workers_makes_the_same_dataset(
         with pytest.raises(DataError, match="more than 2 rows cannot be read .* first: .*unreadable image") as caught:
             prepare("parquet", f"{s3}/bad", options, max_bad=2, workers=2)
         assert "\n" not in str(caught.value)
+    assert stuck not in proxy.faults
     assert alone.origin is not None and alone.origin.num_failures == 3
     assert {failure.where.rsplit("/")[-1] for failure in alone.origin.failures} == {
         "a.parquet row 7", "a.parquet row 123", "b.parquet row 110"

@@ -1,5 +1,7 @@
 """Preparing that breaks off, and rows that cannot be read: nothing is done twice, nothing is mixed, all is told."""
 
+import hashlib
+import json
 import os
 import shutil
 from pathlib import Path
@@ -202,3 +204,17 @@ def test_names_that_are_not_text_can_be_read_and_listed(tmp_path: Path) -> None:
     made = prepare("folder", str(tmp_path / "out"), Options(path=str(source), holdout=0), max_bad=1)
     assert made.origin is not None and made.splits["train"].rows == 17
     assert made.origin.failures[0].where.endswith("red/\\udcfe.png")
+
+
+def test_datasets_from_before_origins_keep_their_digest(tmp_path: Path) -> None:
+    source, place = class_folders(tmp_path / "source"), tmp_path / "out"
+    options = Options(path=str(source), holdout=3)
+    prepare("folder", str(place), options)
+    tree = json.loads((place / "manifest.json").read_text())
+    del tree["origin"], tree["digest"]
+    tree["options"]["path"] = str(source)
+    digest = hashlib.sha256(json.dumps(tree, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    (place / "manifest.json").write_text(json.dumps({**tree, "digest": digest}))
+    found = Manifest.read(str(place))
+    assert found.digest == digest and found.path == str(source) and found.origin is None
+    assert prepare("folder", str(place), options) == found
