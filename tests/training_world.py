@@ -21,6 +21,7 @@ from cdrl.build import is_chunkwise
 from cdrl.config import Config
 from cdrl.data import Dataset
 from cdrl.method.cooperative import StepMetrics
+from cdrl.method.pairs import groups_of_levels
 from cdrl.training.grid import Grid
 from cdrl.training.images import Images
 from cdrl.training.loop import _batch, _update
@@ -39,10 +40,9 @@ def rank_of(rank: int, world: int, config: Config, folder: Path, name: str) -> N
 
     meeting = f"file://{folder}/{name}-{world}.meeting"
     dist.init_process_group("gloo", init_method=meeting, world_size=world, rank=rank)
-    num_pairs = 1 if config.pairs == "shared" else config.schedule.num_levels
-    state = TrainState(
-        config, Grid(num_pairs, config.training.num_chunks, world, rank, waiting=waiting), torch.device("cpu")
-    )
+    num_pairs = len(groups_of_levels(config.pairs, config.schedule.num_levels))
+    grid = Grid(num_pairs, config.training.num_chunks, world, rank, waiting=waiting)
+    state = TrainState(config, grid, torch.device("cpu"))
     synchronise = state.grid.synchroniser(exact=is_chunkwise(config, state.device))
     images = Images(Dataset.open(str(folder)), state.device, "never")
     seen: dict[int, StepMetrics] = {}
@@ -63,6 +63,8 @@ def main(folder: Path) -> None:
     """Every job in each of its worlds, one after the other."""
     for name, job in json.loads((folder / "jobs.json").read_text()).items():
         config = configuration.validate(job["config"], where=name)
+        num_pairs = len(groups_of_levels(config.pairs, config.schedule.num_levels))
+        TrainState(config, Grid(num_pairs, config.training.num_chunks), torch.device("cpu"))  # imports more, once
         for world in job["worlds"]:
             arguments = (world, config, folder, name)
             torch.multiprocessing.start_processes(rank_of, arguments, world, start_method="fork")

@@ -16,10 +16,10 @@ from cdrl.build import is_chunkwise
 from tests.training_parts import digits, tiny_config
 
 SCRIPT = Path(__file__).parents[1] / "training_world.py"
-STEPS = 8  # the first six train the initializer alone
-EIGHT = f"training.num_updates={STEPS}"
-SHARED = (EIGHT, "cluster.num_workers=4")
-PER_LEVEL = (EIGHT, "pairs=per_level", "schedule.num_levels=3", "cluster.num_workers=6")
+STEPS = 4  # the first two train the initializer alone
+FOUR = f"training.num_updates={STEPS}"
+SHARED = (FOUR, "cluster.num_workers=4")
+PER_LEVEL = (FOUR, "pairs=per_level", "schedule.num_levels=3", "cluster.num_workers=6")
 WHOLE = ("training.num_updates=2", "compute.chunkwise=never")  # two: rounding has not grown
 JOBS = {"shared": (SHARED, (1, 2, 3, 4)), "per-level": (PER_LEVEL, (1, 2, 3, 6)), "whole": (WHOLE, (1, 3))}
 
