@@ -29,9 +29,9 @@ class Reference:
             raise ConfigError("cluster.use_gpu: torch sees no GPU on this machine; set it to false")
         data = config.data
         self._config, self._device = config, device
-        self.train = Dataset.open(data.uri, cache=data.cache)
+        self.train = Dataset.of(data)
         kept = self.train.manifest.has_holdout
-        self.holdout = Dataset.open(data.uri, "holdout", data.cache) if kept else None
+        self.holdout = Dataset.of(data, "holdout") if kept else None
         self.extractor = extractor_for(config, self.train, self.holdout, device)
         self.measured = measure(self.train.images, len(self.train), self.extractor)
 

@@ -24,7 +24,7 @@ class Images:
 
     def __init__(self, dataset: Dataset, device: torch.device, resident: Literal["auto", "always", "never"]) -> None:
         self.dataset, self.device = dataset, device
-        small = device.type == "cuda" and dataset.images(np.arange(1)).nbytes * len(dataset) <= ROOM_BYTES
+        small = device.type == "cuda" and dataset.manifest.row_bytes * len(dataset) <= ROOM_BYTES
         keep = small if resident == "auto" else resident == "always"
         self._all = self._read(np.arange(len(dataset))) if keep else None
 

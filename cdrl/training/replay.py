@@ -127,7 +127,7 @@ def replay(
         Diverged: as the run did.
     """
     place, config = uri or record.config.data.uri, record.config
-    dataset = Dataset.open(place, cache=config.data.cache)
+    dataset = Dataset.of(config.data.model_copy(update={"uri": place, "digest": None}))
     if dataset.manifest.digest != record.manifest_digest:
         raise ConfigError(
             f"run {record.run_id!r} was trained on other data: expected manifest {record.manifest_digest[:12]}, "
