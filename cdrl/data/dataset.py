@@ -1,5 +1,6 @@
 """The reader: a split of a prepared dataset as one array, gathered from memory-mapped shards."""
 
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
@@ -111,7 +112,7 @@ class Dataset:
         Raises:
             IndexError: a number outside 0 ... len - 1.
         """
-        return self._gathered(indices, (), "int64", lambda rows: rows.labels)
+        return self._gathered(indices, (), "int32", lambda rows: rows.labels).astype(np.int64)
 
     def batch_indices(self, seed: int, step: int, batch_size: int) -> NDArray[np.int64]:
         """Row numbers of the global batch of a training step, int64 (batch_size,); see `cdrl.data.order`.
@@ -133,11 +134,15 @@ class Dataset:
         if ((indices < 0) | (indices >= len(self))).any():
             raise IndexError(f"row numbers {indices.min()} ... {indices.max()} in a split of {len(self)} rows")
         owner = np.searchsorted(self._starts, indices, side="right") - 1
-        gathered = np.empty((len(indices), *shape), dtype)
-        for number in np.unique(owner):
-            here = owner == number
-            gathered[here] = column(self._shards[int(number)])[indices[here] - self._starts[number]]
-        return gathered
+        places = indices - self._starts[owner]
+        # numpy copies a row of plain bytes as a whole, and goes over its values otherwise
+        row = np.dtype((np.void, np.dtype(dtype).itemsize * math.prod(shape)))
+        gathered = np.empty(len(indices), row)
+        for number in np.unique(owner).tolist():
+            here = np.flatnonzero(owner == number)
+            rows = column(self._shards[number])
+            gathered[here] = rows.reshape(len(rows), -1).view(row)[places[here], 0]
+        return gathered.view(dtype).reshape(len(indices), *shape)
 
 
 def _rows(manifest: Manifest) -> str:
