@@ -8,6 +8,7 @@ Every rank writes the files of the pairs it speaks for. The two JSON files, whic
 model.json those of the averaged pairs, state.json those of all files, its own included.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,21 +57,25 @@ class Snapshot:
     tensors: dict[str, dict[str, Tensor]]
 
 
-def snapshot(state: TrainState, manifest_digest: str, score: float | None = None) -> Snapshot:
-    """Copy what this rank speaks for, after `state.settle_average()`."""
+def snapshot(
+    state: TrainState, manifest_digest: str, score: float | None = None, cost_s: Sequence[float] = ()
+) -> Snapshot:
+    """Copy what this rank speaks for, after `state.settle_average()`; score and cost_s as in `Checkpoint`."""
     tensors: dict[str, dict[str, Tensor]] = {}
     if state.sentinel is not None and state.grid.rank == 0:
         tensors[SENTINEL_FILE] = _copied(state.sentinel.state_dict())
-    for number in state.grid.pairs:
+    for number in range(state.grid.num_pairs):
         if state.grid.owner(number) == state.grid.rank:
             tensors[pair_file(number)] = _copied(state.averaged(number).state_dict())
-            tensors[train_file(number)] = _copied(_live(state, number))
+            if number in state.grid.pairs:  # all but those that a training again leaves alone
+                tensors[train_file(number)] = _copied(_live(state, number))
     card = Checkpoint(
         step=state.step,
         score=score,
         identity=state.asked.identity_digest,
         manifest_digest=manifest_digest,
         rescues=len(state.rescues),
+        cost_s=tuple(cost_s),
         files={},
     )
     return Snapshot(card, tensors)

@@ -17,6 +17,7 @@ from cdrl.config import Config
 from cdrl.errors import CdrlError, JobFailed
 from cdrl.runs import RunRecord
 from cdrl.training.board import Board
+from cdrl.training.job import Again, Job, Score
 from cdrl.training.listener import Listener
 from cdrl.training.progress import TrainingProgress
 from cdrl.training.pulse import Beat, hanging
@@ -27,8 +28,13 @@ POLL_S = 0.3
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
-def fit(config: Config, record: RunRecord, listener: Listener, score: Any) -> int | None:
+def fit(
+    config: Config, record: RunRecord, listener: Listener, score: Score | None, again: Again | None = None
+) -> int | None:
     """Train with Ray Train in a thread, listen in this one.
+
+    Args:
+        score, again: as in `Job`.
 
     Returns:
         The signal that asked for an end, or None.
@@ -46,7 +52,7 @@ def fit(config: Config, record: RunRecord, listener: Listener, score: Any) -> in
     def train() -> None:
         try:
             with tempfile.TemporaryDirectory(prefix="cdrl-ray-train-") as folder:
-                _trainer(config, record, board, score, folder).fit()
+                _trainer(config, Job(config, record.checkpoint_uri, board, score, again), folder).fit()
         except Exception as error:  # told in the main thread, below
             failure.append(error)
 
@@ -70,7 +76,7 @@ def fit(config: Config, record: RunRecord, listener: Listener, score: Any) -> in
     return signals[0] if signals else None
 
 
-def _trainer(config: Config, record: RunRecord, board: Any, score: Any, folder: str) -> Any:
+def _trainer(config: Config, job: Job, folder: str) -> Any:
     # the controller looks after its workers this often; Ray's default is 2 s
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.3")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
@@ -80,12 +86,12 @@ def _trainer(config: Config, record: RunRecord, board: Any, score: Any, folder: 
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.config import LoggingConfig
 
-    from cdrl.training.worker import Job, work
+    from cdrl.training.worker import work
 
     cluster = config.cluster
     return TorchTrainer(
         work,
-        train_loop_config={"job": Job(config, record.checkpoint_uri, board, score)},
+        train_loop_config={"job": job},
         scaling_config=ray.train.ScalingConfig(
             num_workers=cluster.num_workers,
             use_gpu=cluster.use_gpu,
@@ -93,7 +99,7 @@ def _trainer(config: Config, record: RunRecord, board: Any, score: Any, folder: 
             elastic_resize_monitor_interval_s=cluster.resize_after_s,
         ),
         run_config=ray.train.RunConfig(
-            name=record.run_id,
+            name=config.run_id,
             storage_path=folder,
             failure_config=ray.train.FailureConfig(
                 max_failures=cluster.max_failures,

@@ -12,7 +12,7 @@ from rich.console import Console
 from cdrl.build import build_schedule, check_buildable
 from cdrl.config import Config
 from cdrl.data import Dataset, Manifest
-from cdrl.errors import ConfigError
+from cdrl.errors import CdrlError, ConfigError
 from cdrl.method.pairs import groups_of_levels
 from cdrl.plots import schedule_plot
 from cdrl.runs import RunRecord, absolute
@@ -21,10 +21,11 @@ from cdrl.tracking import server
 from cdrl.tracking.run import TrackedRun
 from cdrl.training.fit import fit
 from cdrl.training.grid import Grid
+from cdrl.training.job import Again, Score
 from cdrl.training.listener import Listener
 from cdrl.training.progress import TrainingProgress
 
-__all__ = ["Outcome", "launch"]
+__all__ = ["Outcome", "differences", "launch"]
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,14 @@ class Outcome:
     stopped_by: int | None = None
 
 
-def launch(config: Config, *, score: Any = None, console: Console | None = None) -> Outcome:
+def launch(
+    config: Config, *, score: Score | None = None, again: Again | None = None, console: Console | None = None
+) -> Outcome:
     """Train the run that `config` names, from its newest checkpoint if it has one.
 
     Args:
-        score: picks the best checkpoint: a picklable Model -> float, lower = better; None = the newest is the best.
+        score: picks the best checkpoint; picklable; None = the newest is the best.
+        again: some pairs are trained again (`cdrl.training.again`).
         console: where progress goes; default: standard error.
 
     Raises:
@@ -58,19 +62,19 @@ def launch(config: Config, *, score: Any = None, console: Console | None = None)
     console = console or Console(stderr=True)
     config = absolute(config)
     check_buildable(config)
-    manifest = Manifest.read(config.data.uri)
+    manifest = Manifest.read(config.data.uri, config.data.digest)
     check_data(config, manifest)
     num_pairs = len(groups_of_levels(config.pairs, config.schedule.num_levels))
     for world in {config.cluster.min_workers, config.cluster.max_workers}:
-        Grid(num_pairs, config.training.num_chunks, world)
+        grid = Grid(num_pairs, config.training.num_chunks, world, trained=again.pairs if again else None)
     record = _record(config, manifest)
     if record.finished:
         return Outcome(record, config.training.num_updates, complete=True)
     done = max((state.step for state in record.checkpoints().values()), default=0)
-    Dataset.open(config.data.uri, cache=config.data.cache)  # a damaged shard is told here, before anything starts
+    Dataset.of(config.data)  # a damaged shard is told here, before anything starts
     tracking_uri = record.tracking_uri or config.tracking.uri or server.default_uri(config.run.root)
     server.connect(tracking_uri)  # and a dead server
-    images_per_update = config.training.batch_size * num_pairs
+    images_per_update = config.training.batch_size * len(grid.ranks)
     with (
         _alone(record),
         TrainingProgress(console, config.training.num_updates, images_per_update, done) as progress,
@@ -93,7 +97,10 @@ def launch(config: Config, *, score: Any = None, console: Console | None = None)
             progress.say(f"run {record.run_id} in {record.directory}{resumed}")
             listener = Listener(tracked, progress, record.directory, done)
             try:
-                stopped_by = fit(config, record, listener, score)
+                stopped_by = fit(config, record, listener, score, again)
+            except CdrlError as error:
+                listener.event(str(error))
+                raise
             finally:
                 listener.close()
             complete = listener.checkpointed >= config.training.num_updates
@@ -141,7 +148,7 @@ def _record(config: Config, manifest: Manifest) -> RunRecord:
         )
         new._directory = Path(config.run.root) / config.run_id
         return new
-    if differing := _differences(found.config.identity, config.identity):
+    if differing := differences(found.config.identity, config.identity):
         raise ConfigError(
             f"run {found.run_id!r} in {found.directory} was made with another configuration: {'; '.join(differing)}; "
             "choose another run.name"
@@ -156,9 +163,10 @@ def _record(config: Config, manifest: Manifest) -> RunRecord:
     return found
 
 
-def _differences(old: Any, new: Any, path: str = "") -> list[str]:
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """What differs between two trees of plain values: `a.b was 1, is 2`."""
     if isinstance(old, dict) and isinstance(new, dict):
-        return [line for key in old | new for line in _differences(old.get(key), new.get(key), f"{path}.{key}")]
+        return [line for key in old | new for line in differences(old.get(key), new.get(key), f"{path}.{key}")]
     return [] if old == new else [f"{path[1:]} was {old}, is {new}"]
 
 

@@ -1,5 +1,6 @@
 """The training loop: data, one update of each pair that this rank owns, a word now and then. It knows no cluster."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -58,12 +59,14 @@ def train(state: TrainState, dataset: Dataset, hooks: Hooks, synchronise: Synchr
         state.take_up_rescues()
         metrics = {}
         for number in state.grid.pairs:
+            begin_s = time.perf_counter()
             try:
                 metrics[number] = _update(state, number, x_0, label, synchronise)
             except Diverged as error:  # no optimizer of this pair has moved, on any of its replicas
                 if state.sentinel is None:
                     raise
                 state.sentinel.refuse(error)
+            state.spent(number, time.perf_counter() - begin_s)  # an update waits for the device once
         state.step += 1
         last = state.step == num_updates
         log, sample, save = (last or state.step % every == 0 for every in intervals)

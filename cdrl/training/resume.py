@@ -10,7 +10,7 @@ import torch
 
 from cdrl import storage
 from cdrl.errors import RegistryError, StorageError
-from cdrl.runs import Checkpoint
+from cdrl.runs import Checkpoint, checkpoints_below
 from cdrl.training.checkpoint import SENTINEL_FILE, read_card, read_checkpoint, train_file
 from cdrl.training.grid import Grid
 from cdrl.training.rescue import Rescue, on_timeline
@@ -18,7 +18,7 @@ from cdrl.training.state import TrainState
 from cdrl.training.store import published, remove_checkpoint
 from cdrl.weights import pair_file
 
-__all__ = ["agreed", "fetched", "newest_first", "resume"]
+__all__ = ["agreed", "fetched", "measured_costs", "newest_first", "resume"]
 
 CHECKPOINT_FILE = r"model\.json|((pair|train)-\d\d+|sentinel)\.safetensors"
 
@@ -48,6 +48,17 @@ def newest_first(uri: str, rescues: Sequence[Rescue]) -> list[str]:
         else:
             remove_checkpoint(uri, folder, storage.listing(uri))
     return candidates
+
+
+def measured_costs(uri: str) -> list[float]:
+    """Seconds of an update of each trained pair, as the newest checkpoint has it; empty where nothing is known.
+
+    Raises:
+        StorageError: the place cannot be reached.
+    """
+    cards = list(checkpoints_below(uri).values())
+    costs = list(cards[-1].cost_s) if cards else []
+    return costs if all(costs) else []
 
 
 def resume(

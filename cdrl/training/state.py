@@ -18,11 +18,14 @@ from cdrl.method.nets.spectral import NUM_WARMUP_ITERATIONS
 from cdrl.method.pairs import Pair, PairLadder, groups_of_levels
 from cdrl.method.rng import key_to_seed
 from cdrl.method.schedule import Schedule
+from cdrl.model import Model
 from cdrl.training.grid import Grid
 from cdrl.training.rescue import Rescue, applied, in_force, stream_key
 from cdrl.training.sentinel import Sentinel, chain_noise
 
 __all__ = ["TrainState", "learning_rate"]
+
+COST_MEMORY = 0.95
 
 
 def learning_rate(config: OptimizerConfig, update: int, num_updates: int) -> float:
@@ -50,6 +53,7 @@ class TrainState:
         average: averaged weights.
         optimizers: by number of an owned pair.
         step: updates made.
+        cost_s: seconds of an update of an owned pair, a running mean.
     """
 
     asked: Config
@@ -64,6 +68,7 @@ class TrainState:
     average: PairLadder = field(init=False)
     optimizers: dict[int, Optimizers] = field(init=False)
     step: int = 0
+    cost_s: dict[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.config = self.asked
@@ -86,6 +91,16 @@ class TrainState:
     def averaged(self, number: int) -> Pair:
         """The averaged pair of a number."""
         return _as_pair(self.average.pairs[number])
+
+    def adopt(self, model: Model) -> None:
+        """Take the pairs that are not trained from a model."""
+        for number in range(self.grid.num_pairs):
+            if number not in self.grid.ranks:
+                self.averaged(number).load_state_dict(model.ladder.pairs[number].state_dict())
+
+    def spent(self, number: int, seconds: float) -> None:
+        """Take up what an update of a pair has cost."""
+        self.cost_s[number] = COST_MEMORY * self.cost_s.get(number, seconds) + (1 - COST_MEMORY) * seconds
 
     def take_up_rescues(self) -> None:
         """Lower the rates as the rescues before the coming update have it."""
@@ -135,7 +150,7 @@ class TrainState:
     def share_average(self) -> None:
         """Make the average, once it is settled, whole on every rank. A collective."""
         if self.grid.num_pairs > 1:
-            for number in range(self.grid.num_pairs):
+            for number in self.grid.ranks:
                 self.grid.share(list(self.averaged(number).state_dict().values()), number)
 
     def _chain_noise(self) -> Tensor:

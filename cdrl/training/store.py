@@ -8,6 +8,7 @@ checkpoints that need not be kept. Whatever dies on the way leaves a folder with
 import contextvars
 import json
 import re
+import secrets
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,13 +24,18 @@ from cdrl.model import Model
 from cdrl.runs import STEP_FOLDER, Checkpoint, checkpoints_below, step_folder
 from cdrl.training.checkpoint import Snapshot, write_cards, write_tensors
 
-__all__ = ["Keep", "Store", "published"]
+__all__ = ["Keep", "Store", "new_attempt", "published", "remove_checkpoint"]
 
 POLL_S = 0.2
 LIST_FILE = "rank-{:05d}.json"
 
 Told = Callable[[Checkpoint, float], None]
 """Called on rank 0 with the card of a checkpoint that stands, and with the seconds that writing took."""
+
+
+def new_attempt() -> str:
+    """A name for workers that start now (`cdrl.runs.step_folder`)."""
+    return f"{int(time.time()):08x}{secrets.token_hex(2)}"
 
 
 @dataclass(frozen=True)

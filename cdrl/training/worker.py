@@ -1,10 +1,9 @@
 """One worker of a Ray Train run: state, resume, loop, reports. Every rank runs this with the same arguments."""
 
 import json
-import secrets
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,49 +15,30 @@ from PIL import Image
 
 from cdrl import storage
 from cdrl.build import is_chunkwise
-from cdrl.config import Config
 from cdrl.data import Dataset
 from cdrl.errors import CdrlError
 from cdrl.method.cooperative import StepMetrics
 from cdrl.method.pairs import groups_of_levels
 from cdrl.model import Model
 from cdrl.pictures import picture_of, png_bytes
-from cdrl.runs import Checkpoint, checkpoints_below
+from cdrl.runs import Checkpoint, checkpoints_below, fetch_model
 from cdrl.training.board import Notice
 from cdrl.training.checkpoint import snapshot
 from cdrl.training.grid import Grid
+from cdrl.training.job import Job
 from cdrl.training.loop import Hooks, train
 from cdrl.training.pulse import Beat, Pulse
 from cdrl.training.rescue import RESCUES, RESCUES_FILE, Rescue, read_rescues, rescue
-from cdrl.training.resume import agreed, newest_first, resume
+from cdrl.training.resume import agreed, measured_costs, newest_first, resume
 from cdrl.training.sentinel import Breach
 from cdrl.training.state import TrainState
-from cdrl.training.store import Keep, Store
+from cdrl.training.store import Keep, Store, new_attempt
 
-__all__ = ["Job", "Score", "work"]
-
-Score = Callable[[Model], float]
-"""A quick score of averaged weights, lower = better."""
+__all__ = ["work"]
 
 PICTURE_COLUMNS = 10
 PICTURE_SEED = 0
 ANSWER_S = 1.0  # a request to stop is seen about this soon
-
-
-@dataclass(frozen=True)
-class Job:
-    """What every worker is given.
-
-    Attributes:
-        checkpoints: URI of the folder of the run's checkpoints.
-        board: actor handle of a `Board`.
-        score: picks the best checkpoint; None = the newest is the best.
-    """
-
-    config: Config
-    checkpoints: str
-    board: Any
-    score: Score | None
 
 
 def work(arguments: dict[str, Job]) -> None:
@@ -84,8 +64,13 @@ class _Worker:
         self.device = ray.train.torch.get_device()
         if self.device.type == "cpu":
             torch.set_num_threads(1)  # two threads on shared cores are several times slower than one
-        num_pairs = len(groups_of_levels(config.pairs, config.schedule.num_levels))
-        self.grid = Grid(num_pairs, config.training.num_chunks, context.get_world_size(), context.get_world_rank())
+        groups = groups_of_levels(config.pairs, config.schedule.num_levels)
+        trained = None if job.again is None else job.again.pairs
+        place = (len(groups), config.training.num_chunks, context.get_world_size(), context.get_world_rank(), trained)
+        grid = Grid(*place, waiting=pulse.waiting)
+        costs = json.loads(agreed(grid, lambda: json.dumps(measured_costs(job.checkpoints))))
+        self.grid = replace(grid, costs=costs or None)
+        self.base = None if job.again is None else Model.load(fetch_model(job.again.base))
         self.dataset = Dataset.of(config.data)
         self.synchronise = self.grid.synchroniser(exact=is_chunkwise(config, self.device))
         self.check_every = 1
@@ -94,7 +79,7 @@ class _Worker:
         """Train to the end, with rescues on the way."""
         run, place = self.config.run, self.job.checkpoints
         # ranks that were started together write into one folder, which nobody else writes into
-        attempt = agreed(self.grid, lambda: f"{int(time.time()):08x}{secrets.token_hex(2)}")
+        attempt = agreed(self.grid, new_attempt)
         rescues = self.agreed_rescues(lambda: read_rescues(place))
         writers = {self.grid.owner(number) for number in range(self.grid.num_pairs)}
         keep = Keep(run.keep_last, run.keep_every)
@@ -107,6 +92,8 @@ class _Worker:
         """Train from the newest whole checkpoint on; returns what ran away, if something did."""
         place = self.job.checkpoints
         self.state = TrainState(self.config, self.grid, self.device, rescues)
+        if self.base is not None:
+            self.state.adopt(self.base)
         candidates = json.loads(agreed(self.grid, lambda: json.dumps(newest_first(place, rescues))))
         resume(self.state, place, candidates, self.dataset.manifest.digest, self.tell)
         self.checked = time.monotonic(), self.state.step  # when, and after which update
@@ -190,10 +177,16 @@ class _Worker:
         if self.job.score is not None:
             self.state.share_average()
             value = self.job.score(self.model()) if self.grid.rank == 0 else None
+        costs = self.grid.sum(torch.tensor([self.spoken_cost_s(pair) for pair in self.grid.ranks], dtype=torch.float64))
         scored_s = time.monotonic()
-        self.store.save(snapshot(self.state, self.dataset.manifest.digest, value), self.model())
+        content = snapshot(self.state, self.dataset.manifest.digest, value, costs.tolist())
+        self.store.save(content, self.model())
         if self.grid.rank == 0:
             self.post("saving", {"checkpoint_stall_s": time.monotonic() - scored_s, "score_s": scored_s - begin_s})
+
+    def spoken_cost_s(self, pair: int) -> float:
+        """What an update of a pair costs, where this rank speaks for it; else 0."""
+        return self.state.cost_s.get(pair, 0.0) if self.grid.owner(pair) == self.grid.rank else 0.0
 
     def stands(self, card: Checkpoint, write_s: float) -> None:
         """Report a checkpoint that is visible from now on; called in the thread that wrote it."""

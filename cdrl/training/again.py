@@ -1,0 +1,114 @@
+"""Some levels of a finished run trained again, into the same run (`cdrl train RUN --levels 3`).
+
+Levels are independent in training, so a pair can be trained from its start while the others stay what they are. That is
+a run of its own, below the folder of the first, with its own checkpoints, metrics and rescues: it resumes, and nothing
+of the first run changes before it is complete. Then a new checkpoint of the first run holds the new pairs beside the
+old ones, newer than all others.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from cdrl import storage
+from cdrl.config import Config, tree_digest
+from cdrl.errors import ConfigError
+from cdrl.method.pairs import groups_of_levels
+from cdrl.model import Model
+from cdrl.runs import RunRecord, step_folder
+from cdrl.training.checkpoint import train_file
+from cdrl.training.job import Again, Score
+from cdrl.training.launch import Outcome, differences, launch
+from cdrl.training.store import new_attempt
+from cdrl.weights import pair_file
+
+__all__ = ["pairs_of", "train_again"]
+
+
+def train_again(
+    record: RunRecord,
+    config: Config,
+    levels: Sequence[int],
+    *,
+    score: Score | None = None,
+    console: Console | None = None,
+) -> Outcome:
+    """Train the pairs of some levels from their start and put them into the run.
+
+    Args:
+        record: a finished run.
+        config: its configuration, of which `training` may differ, and what is no part of the identity.
+        levels: all levels of each pair that is trained again.
+        score, console: as in `launch`.
+
+    Raises:
+        ConfigError: the run is not finished, a pair serves other levels too, or more than `training` differs.
+        Whatever `launch` raises.
+    """
+    pairs = pairs_of(config, levels)
+    if not record.finished:
+        raise ConfigError(f"run {record.run_id!r} is not finished; train it to its end before levels are trained again")
+    kept = {**record.config.identity, "training": None}, {**config.identity, "training": None}
+    if differing := differences(*kept):
+        raise ConfigError(f"--levels: only training.* may differ from run {record.run_id!r}: {'; '.join(differing)}")
+    base = record.checkpoint("best")
+    named = "-".join(map(str, sorted(set(levels))))
+    run = config.run.model_copy(
+        update={
+            "name": f"levels-{named}-{tree_digest(config.training.model_dump(mode='json'))[:8]}",
+            "root": str(record.directory),
+            "storage": record.checkpoint_uri if config.run.storage else None,
+        }
+    )
+    tracking = config.tracking.model_copy(update={"uri": record.tracking_uri})
+    config = config.model_copy(update={"run": run, "tracking": tracking})
+    outcome = launch(config, score=score, again=Again(pairs, base), console=console)
+    if outcome.complete:
+        _put(record, base, outcome.record, pairs)
+    return outcome
+
+
+def pairs_of(config: Config, levels: Sequence[int]) -> tuple[int, ...]:
+    """The pairs that serve these levels and no others.
+
+    Raises:
+        ConfigError: no such level, or a pair serves others too.
+    """
+    groups = [tuple(group) for group in groups_of_levels(config.pairs, config.schedule.num_levels)]
+    wanted = set(levels)
+    if strange := wanted - set(range(config.schedule.num_levels)):
+        raise ConfigError(f"--levels: the run has levels 0 ... {config.schedule.num_levels - 1}, got {min(strange)}")
+    for group in groups:
+        if wanted & set(group) and not wanted >= set(group):
+            others = ", ".join(map(str, sorted(set(group) - wanted)))
+            raise ConfigError(
+                f"--levels: level {min(wanted & set(group))} shares its pair with {others}; give all of them, or train "
+                "a run with pairs=per_level"
+            )
+    return tuple(number for number, group in enumerate(groups) if wanted & set(group))
+
+
+def _put(record: RunRecord, base: str, again: RunRecord, pairs: tuple[int, ...]) -> None:
+    """Write a checkpoint of the run with these pairs from the other one; state.json last."""
+    newer = again.checkpoint("last")
+    old, new = record.checkpoints()[base], again.checkpoints()[newer]
+    ours = {file(number) for number in pairs for file in (pair_file, train_file)}
+    place = storage.join(record.checkpoint_uri, step_folder(old.step, new_attempt()))
+    with tempfile.TemporaryDirectory(prefix="cdrl-again-") as name:
+        folder = Path(name)
+        files: dict[str, str] = {}
+        for file in sorted({*old.files, *ours} - {"model.json"}):
+            source, card = (newer, new) if file in ours else (base, old)
+            storage.download(storage.join(source, file), folder / file, sha256=card.files[file])
+            storage.upload(folder / file, storage.join(place, file))
+            files[file] = card.files[file]
+        storage.download(storage.join(newer, "model.json"), folder / "model.json", sha256=new.files["model.json"])
+        model = replace(Model.load(folder), config=record.config, step=old.step)
+        model.write_card(folder, {name: digest for name, digest in files.items() if name.startswith("pair-")})
+        storage.upload(folder / "model.json", storage.join(place, "model.json"))
+        files["model.json"] = model.digest
+    card = old.model_copy(update={"score": new.score, "files": files})
+    storage.write_bytes(storage.join(place, "state.json"), card.sealed())
