@@ -23,6 +23,7 @@ from cdrl.tracking.run import TrackedRun
 from cdrl.training.checkpoint import read_checkpoint
 from cdrl.training.grid import Grid
 from cdrl.training.loop import Hooks, train
+from cdrl.training.rescue import read_rescues
 from cdrl.training.resume import fetched
 from cdrl.training.state import TrainState
 from cdrl.training.watched import Seen, watch
@@ -138,7 +139,8 @@ def replay(
     if not use_gpu:
         torch.set_num_threads(1)
     grid = _grid(config)
-    state = TrainState(config, grid, torch.device("cuda" if use_gpu else "cpu"))
+    device = torch.device("cuda" if use_gpu else "cpu")
+    state = TrainState(config, grid, device, read_rescues(record.checkpoint_uri))
     if start.uri is not None:
         with fetched(start.uri, grid.pairs) as folder:
             read_checkpoint(state, folder, record.manifest_digest)

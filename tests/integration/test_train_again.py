@@ -1,7 +1,6 @@
-"""Levels trained again into a finished run: theirs are new, the others stay bit by bit, and nothing is lost meanwhile."""
+"""Levels trained again into a finished run: theirs are new, the others stay bit by bit, and nothing is lost."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
