@@ -12,8 +12,6 @@ code 1 where a bar was missed. Needs neither Ray, MLflow nor S3.
 import argparse
 import hashlib
 import json
-import re
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,7 +25,8 @@ import torch
 from numpy.typing import NDArray
 
 from cdrl import config as configuration
-from cdrl.bench.machine import describe, settle
+from cdrl import storage
+from cdrl.bench.machine import commit, describe, result_file, settle
 from cdrl.data import Dataset, Manifest
 from cdrl.data.cache import ShardCache
 from cdrl.data.manifest import Shard, Split
@@ -152,9 +151,8 @@ def main() -> int:
         "cache_over_one_array": middle["cache"] / middle["one_array"],
     }
     machine = describe(torch.device("cpu"))
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=HERE, capture_output=True, text=True)
     result = {
-        "commit": commit.stdout.strip() or None,
+        "commit": commit(),
         "machine": machine,
         "images_per_s": {name: [round(rate) for rate in rates] for name, rates in found.items()},
         "ratios": {name: round(ratio, 3) for name, ratio in ratios.items()},
@@ -163,9 +161,7 @@ def main() -> int:
             for name, bar in BARS.items()
         ],
     }
-    slug = re.sub(r"[^a-z0-9]+", "-", f"{machine['cpu']}-{machine['cores']}-cores".lower()).strip("-")
-    out.mkdir(parents=True, exist_ok=True)
-    (out / f"loader-{slug}.json").write_text(json.dumps(result, indent=1) + "\n")
+    storage.write_bytes(str(result_file(out, "loader", machine)), (json.dumps(result, indent=1) + "\n").encode())
     print(json.dumps({"images_per_s": middle, **ratios}, indent=1))
     return 0 if all(bar["held"] for bar in result["bars"]) else 1
 

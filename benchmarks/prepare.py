@@ -10,7 +10,6 @@ to results/prepare-MACHINE.json. Exit code 1 where memory grew by more than a te
 import argparse
 import io
 import json
-import re
 import subprocess
 import sys
 import tempfile
@@ -25,7 +24,8 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
-from cdrl.bench.machine import describe
+from cdrl import storage
+from cdrl.bench.machine import commit, describe, result_file
 from cdrl.data.manifest import Manifest
 
 HERE = Path(__file__).parent
@@ -134,13 +134,10 @@ def main() -> int:
         peaks = [row["peak_mib"] for row in measured if row["workers"] == workers]
         growth[str(workers)] = round(peaks[-1] / peaks[0], 3)
     print(f"peak memory of the last size over the first, by workers: {growth}")
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=HERE, capture_output=True, text=True, check=False
-    ).stdout.strip()
-    result = {"commit": commit or None, "machine": machine, "runs": measured, "growth": growth}
-    slug = re.sub(r"[^a-z0-9]+", "-", f"{machine['cpu']}-{machine['cores']}-cores".lower()).strip("-")
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / f"prepare-{slug}.json").write_text(json.dumps(result, indent=1) + "\n")
+    result = {"commit": commit(), "machine": machine, "runs": measured, "growth": growth}
+    storage.write_bytes(
+        str(result_file(arguments.out, "prepare", machine)), (json.dumps(result, indent=1) + "\n").encode()
+    )
     return int(any(ratio > MOST_GROWTH for ratio in growth.values()))
 
 

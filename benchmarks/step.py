@@ -8,8 +8,6 @@ case that runs again replaces its old result. Exit code 1 where a bar was missed
 
 import argparse
 import json
-import re
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -21,8 +19,9 @@ import torch
 from rich.console import Console
 
 from cdrl import config as configuration
+from cdrl import storage
 from cdrl.bench.compare import NUM_IMAGES, Report, compare
-from cdrl.bench.machine import settle
+from cdrl.bench.machine import commit, result_file, settle
 from cdrl.bench.meters import meter_of
 from cdrl.bench.parity import parity
 from cdrl.bench.subject import Subject
@@ -148,19 +147,10 @@ def errors(subject: Subject) -> dict[str, Any]:
 
 def write(result: dict[str, Any], report: Report, name: str, folder: Path) -> None:
     """Put a result into this machine's file."""
-    machine = report.machine
-    model = machine.get("gpu") or f"{machine['cpu']}-{machine['cores']}-cores"
-    slug = re.sub(r"[^a-z0-9]+", "-", model.lower()).strip("-")
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=HERE, capture_output=True, text=True, check=False
-    ).stdout.strip()
-    path = folder / f"step-{slug}.json"
+    path = result_file(folder, "step", report.machine)
     results = json.loads(path.read_text()) if path.exists() else {}
-    results[name] = {"commit": commit or None, **result}
-    folder.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".new")
-    aside.write_text(json.dumps(results, indent=1) + "\n")
-    aside.replace(path)
+    results[name] = {"commit": commit(), **result}
+    storage.write_bytes(str(path), (json.dumps(results, indent=1) + "\n").encode())
     print(f"{name}: written to {path}")
 
 

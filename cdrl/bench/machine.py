@@ -2,6 +2,8 @@
 
 import os
 import platform
+import re
+import subprocess
 import sys
 import time
 from datetime import UTC, datetime
@@ -12,7 +14,7 @@ import torch
 
 from cdrl.errors import ConfigError
 
-__all__ = ["FLAGS", "describe", "device_of", "peak_flops", "settle"]
+__all__ = ["FLAGS", "commit", "describe", "device_of", "peak_flops", "result_file", "settle"]
 
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "sve", "bf16")
 """Of the processor's flags those that decide how fast a convolution can be."""
@@ -73,6 +75,18 @@ def describe(device: torch.device) -> dict[str, Any]:
         found |= {"gpu": properties.name, "gpu_memory_gib": round(properties.total_memory / 2**30, 1)}
         found |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
     return found
+
+
+def result_file(folder: Path, benchmark: str, machine: dict[str, Any]) -> Path:
+    """Where the results of a benchmark on a machine (from `describe`) belong."""
+    model = machine.get("gpu") or f"{machine['cpu']}-{machine['cores']}-cores"
+    return folder / f"{benchmark}-{re.sub(r'[^a-z0-9]+', '-', model.lower()).strip('-')}.json"
+
+
+def commit() -> str | None:
+    """The commit of the checkout that runs, `-dirty` with uncommitted changes."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    return subprocess.run(git, capture_output=True, text=True).stdout.strip() or None
 
 
 def _processor() -> tuple[str, set[str]]:

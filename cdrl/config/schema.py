@@ -75,7 +75,7 @@ class ClusterConfig(Section):
     @classmethod
     def _in_order(cls, num_workers: int | tuple[int, int]) -> int | tuple[int, int]:
         if isinstance(num_workers, tuple) and num_workers[0] > num_workers[1]:
-            raise ValueError(f"expected [min, max], got {list(num_workers)}")
+            raise ValueError("expected [min, max] with min <= max")
         return num_workers
 
     @property

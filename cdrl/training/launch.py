@@ -76,9 +76,9 @@ def launch(
     server.connect(tracking_uri)  # and a dead server
     images_per_update = config.training.batch_size * len(grid.ranks)
     with (
-        _alone(record),
         TrainingProgress(console, config.training.num_updates, images_per_update, done) as progress,
         connected(config.cluster),
+        _alone(record),
     ):
         tracked = TrackedRun.start(
             config,

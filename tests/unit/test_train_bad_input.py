@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from cdrl.config import load
 from cdrl.data import Manifest
 from cdrl.data.prepare import prepare
 from cdrl.runs import RunRecord, absolute
+from cdrl.storage import s3
 
 NOBODY = "127.0.0.1:1"  # no server listens at port 1
 
@@ -33,12 +35,14 @@ def journal(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """An S3 endpoint at which nobody answers, told at the first refusal."""
-    monkeypatch.setattr(storage, "NUM_RETRIES", 0)
+    monkeypatch.setattr(s3, "NUM_RETRIES", 0)
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{NOBODY}")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    with storage.patience(0):
+        yield
 
 
 class Train:
@@ -100,8 +104,10 @@ def train(tmp_path: Path, digits: Path, journal: str) -> Train:
         (["--set", "data.shape=[1, 16, 16]"], ["data.shape", "[1, 16, 16]", "[1, 8, 8]"]),
         (["--set", "data.num_classes=7"], ["data.num_classes", "7", "10"]),
         (["--set", "initializer.groups=7"], ["initializer.groups", "7", "32 channels"]),
-        (["--workers", "3"], ["cluster.num_workers", "3 replicas", "num_chunks = 4"]),
-        (["--workers", "4", "--set", "pairs=[[0, 1], [2, 3], [4, 5]]"], ["4 workers do not fit 3 pairs"]),
+        (["--workers", "3"], ["cluster.num_workers: expected 1 ... 2", "num_chunks = 2", "got 3"]),
+        (["--workers", "[1,7]", "--set", "pairs=[[0, 1], [2, 3], [4, 5]]"], ["expected 1 ... 6 (3 trained pairs"]),
+        (["--workers", "[2,1]"], ["cluster.num_workers", "expected [min, max] with min <= max, got [2, 1]"]),
+        (["--workers", "some"], ["cluster.num_workers"]),
         (["--set", "run.storage=s3://bucket/runs"], ["s3://bucket/runs", f"http://{NOBODY}"]),
         (["--set", f"tracking.uri=http://{NOBODY}"], ["MLflow", NOBODY, "no answer"]),
         (["--address", NOBODY], ["cluster.address", NOBODY, "no Ray cluster answers"]),
