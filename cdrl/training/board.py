@@ -36,6 +36,7 @@ class Board:
     """Notices in order of arrival, the workers' pulse, a request to stop, and the error that ends the run."""
 
     notices: list[Notice] = field(default_factory=list)
+    handed: list[Notice] = field(default_factory=list)
     stopping: bool = False
     error: CdrlError | None = None
     pulse: dict[int, tuple[Beat, float]] = field(default_factory=dict)
@@ -45,9 +46,13 @@ class Board:
         self.notices.append(notice)
 
     def take(self) -> list[Notice]:
-        """Take all notices off the board."""
-        taken, self.notices = self.notices, []
-        return taken
+        """Take all notices off the board; whoever comes again is done with those of the last time."""
+        self.handed, self.notices = self.notices, []
+        return self.handed
+
+    def heard(self, step: int) -> bool:
+        """Whether the driver is done with all metrics up to this update that have been posted."""
+        return all(each.step > step for each in (*self.handed, *self.notices) if each.kind == "metrics")
 
     def beat(self, beat: Beat) -> None:
         """Take up a rank's pulse."""

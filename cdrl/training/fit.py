@@ -9,6 +9,7 @@ import signal
 import tempfile
 import textwrap
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -24,7 +25,8 @@ from cdrl.training.pulse import Beat, hanging
 
 __all__ = ["fit"]
 
-POLL_S = 0.3
+POLL_S = 0.15
+END_S = 60.0
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -59,14 +61,18 @@ def fit(
     thread = threading.Thread(target=train, name="fit", daemon=True)
     with _stopping(listener.progress) as signals:
         thread.start()
-        while thread.is_alive():
-            thread.join(POLL_S)
-            if signals:
-                ray.get(board.stop.remote())
-            listener.take(ray.get(board.take.remote()))
-            for beat, reason in hanging(ray.get(board.beats.remote()), config.cluster.hang_after_s):
-                listener.event(f"{beat}: {reason}; it is killed, and all start again at the newest checkpoint")
-                ray.get([board.begin.remote(), _kill(beat)])
+        try:
+            while thread.is_alive():
+                thread.join(POLL_S)
+                if signals:
+                    ray.get(board.stop.remote())
+                listener.take(ray.get(board.take.remote()))
+                for beat, reason in hanging(ray.get(board.beats.remote()), config.cluster.hang_after_s):
+                    listener.event(f"{beat}: {reason}; it is killed, and all start again at the newest checkpoint")
+                    ray.get([board.begin.remote(), _kill(beat)])
+        except BaseException:  # a second Ctrl-C, or an error of the tracking server
+            _end(board, thread)
+            raise
     listener.take(ray.get(board.take.remote()))
     known = ray.get(board.failure.remote())
     if isinstance(known, CdrlError):
@@ -108,6 +114,19 @@ def _trainer(config: Config, job: Job, folder: str) -> Any:
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
+
+
+def _end(board: Any, thread: threading.Thread) -> None:
+    """End the workers without a checkpoint, and so Ray Train: it would crash in a Ray session that ends around it."""
+    import ray
+
+    # workers that are started again meanwhile see it and return
+    ray.get(board.fail.remote(JobFailed("the driver gave up")))
+    deadline_s = time.monotonic() + END_S
+    while thread.is_alive() and time.monotonic() < deadline_s:
+        beats = ray.get(board.beats.remote())
+        ray.get([board.begin.remote(), *(_kill(beat) for beat, _ in beats.values() if not beat.done)])
+        thread.join(POLL_S)
 
 
 def _kill(beat: Beat) -> Any:

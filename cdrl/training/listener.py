@@ -31,7 +31,7 @@ class Listener:
         self.checkpointed, self.waited_s = done, 0.0
 
     def take(self, notices: list[Notice]) -> None:
-        """Handle notices in their order."""
+        """Handle notices in their order; metrics have reached the tracking server when this returns."""
         for notice in notices:
             if notice.kind == "metrics":
                 self.progress.show(notice.step, notice.content)
@@ -52,12 +52,12 @@ class Listener:
                     self.tracked.log_image(name, Image.open(io.BytesIO(png)), notice.step)
             else:
                 self.checkpointed = notice.step
-                self.tracked.flush()  # a resumed run does not measure again what lies before its checkpoint
                 scored = notice.content["score"]
                 if scored is not None:
                     self.tracked.log_metrics({"quick_score": scored}, notice.step)
                 told = "" if scored is None else f", quick score {scored:.3g}"
                 self.progress.say(f"checkpoint at {notice.step}{told}")
+        self.tracked.flush()
 
     def event(self, text: str, step: int | None = None) -> None:
         """Say and keep what happened to the run: `events.jsonl` in its folder and with the tracking server."""

@@ -81,13 +81,23 @@ class Store:
         patience_s: how long rank 0 waits for the files of the others.
         keep: which checkpoints stay.
         told: see `Told`.
+        before: called on rank 0 with the card of a checkpoint that is about to become one.
     """
 
     def __init__(
-        self, uri: str, attempt: str, rank: int, writers: set[int], patience_s: float, keep: Keep, told: Told
+        self,
+        uri: str,
+        attempt: str,
+        rank: int,
+        writers: set[int],
+        patience_s: float,
+        keep: Keep,
+        told: Told,
+        before: Callable[[Checkpoint], None] = lambda card: None,
     ) -> None:
         self.uri, self._attempt, self._rank, self._writers = uri, attempt, rank, writers
         self._patience_s, self._keep, self._told = patience_s, keep, told
+        self._before = before
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Future[None] | None = None
 
@@ -147,6 +157,7 @@ class Store:
             for rank in sorted(self._writers - {0}):
                 files |= json.loads(self._awaited(storage.join(place, LIST_FILE.format(rank)), rank))
             write_cards(content, model, files, folder)
+            self._before(content.card)
             for file in ("model.json", "state.json"):  # in this order
                 storage.upload(folder / file, storage.join(place, file))
         self._told(content.card, time.monotonic() - begin_s)

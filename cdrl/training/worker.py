@@ -38,6 +38,7 @@ __all__ = ["work"]
 
 PICTURE_COLUMNS = 10
 PICTURE_SEED = 0
+HEARD_S, HEARD_POLL_S = 10.0, 0.05
 ANSWER_S = 1.0  # a request to stop is seen about this soon
 
 
@@ -83,7 +84,8 @@ class _Worker:
         rescues = self.agreed_rescues(lambda: read_rescues(place))
         writers = {self.grid.owner(number) for number in range(self.grid.num_pairs)}
         keep = Keep(run.keep_last, run.keep_every)
-        with Store(place, attempt, self.grid.rank, writers, run.storage_patience_s, keep, self.stands) as self.store:
+        told = (self.stands, self.heard)
+        with Store(place, attempt, self.grid.rank, writers, run.storage_patience_s, keep, *told) as self.store:
             while breach := self.train(rescues):
                 self.store.settle()  # the newest checkpoint may be the one to go back to
                 rescues = self.agreed_rescues(partial(self.rescued, breach, rescues))
@@ -187,6 +189,15 @@ class _Worker:
     def spoken_cost_s(self, pair: int) -> float:
         """What an update of a pair costs, where this rank speaks for it; else 0."""
         return self.state.cost_s.get(pair, 0.0) if self.grid.owner(pair) == self.grid.rank else 0.0
+
+    def heard(self, card: Checkpoint) -> None:
+        """Give the driver time to record what lies before a checkpoint: a run that resumes there measures it no more.
+
+        Called in the thread that writes it.
+        """
+        deadline_s = time.monotonic() + HEARD_S
+        while not ray.get(self.job.board.heard.remote(card.step)) and time.monotonic() < deadline_s:
+            time.sleep(HEARD_POLL_S)
 
     def stands(self, card: Checkpoint, write_s: float) -> None:
         """Report a checkpoint that is visible from now on; called in the thread that wrote it."""
