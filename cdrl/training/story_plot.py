@@ -47,7 +47,7 @@ def story_plot(rescues: Sequence[Rescue], step: int) -> Image.Image:
     names = ["as configured", *(f"then {each.lower.replace('_', ' ')} x {each.factor:g}" for each in rescues)]
     axes.set_yticks(range(len(spans)), names)
     axes.invert_yaxis()
-    axes.set(xlabel="update", xlim=(0, 1.45 * max(last for _, _, last in spans)))
+    axes.set(xlabel="update", xlim=(0, 1.6 * max(last for _, _, last in spans)))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_title("attempts: blue counts, pale was given up, a cross is where divergence was seen", fontsize=10)
     axes.grid(axis="x", alpha=0.3)
