@@ -22,21 +22,26 @@ def _s3_endpoint() -> Iterator[str]:
     server.stop()
 
 
-@pytest.fixture
-def s3(_s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """`s3://bucket`, a fresh and empty one on an S3 protocol server; the AWS environment leads there."""
+def _bucket(endpoint: str, patch: pytest.MonkeyPatch) -> str:
+    """A new bucket; the AWS environment leads there."""
     import boto3
 
     for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3", "AWS_REGION"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", _s3_endpoint)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        patch.delenv(name, raising=False)
+    patch.setenv("AWS_ENDPOINT_URL", endpoint)
+    patch.setenv("AWS_ACCESS_KEY_ID", "test")
+    patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     bucket = f"cdrl-{uuid.uuid4().hex[:12]}"
-    boto3.session.Session().client("s3", endpoint_url=_s3_endpoint).create_bucket(Bucket=bucket)
+    boto3.session.Session().client("s3", endpoint_url=endpoint).create_bucket(Bucket=bucket)
     return f"s3://{bucket}"
+
+
+@pytest.fixture
+def s3(_s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """`s3://bucket`, a fresh and empty one on an S3 protocol server; the AWS environment leads there."""
+    return _bucket(_s3_endpoint, monkeypatch)
 
 
 @pytest.fixture
@@ -45,3 +50,12 @@ def faulty_s3(s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, F
     with FaultProxy(os.environ["AWS_ENDPOINT_URL"]) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
         yield s3, proxy
+
+
+@pytest.fixture(scope="module")
+def lasting_faulty_s3(_s3_endpoint: str) -> Iterator[tuple[str, FaultProxy]]:
+    """The same for a whole module, whose Ray workers keep the environment that they were started in."""
+    with pytest.MonkeyPatch.context() as patch, FaultProxy(_s3_endpoint) as proxy:
+        bucket = _bucket(_s3_endpoint, patch)
+        patch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        yield bucket, proxy
