@@ -29,9 +29,12 @@ def decode(file: Path | bytes, where: str) -> Image.Image:
             with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
                 image.load()
                 return ImageOps.exif_transpose(image)
-    # what PIL's decoders raise on damaged files
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        reason = "the format is not known" if isinstance(error, UnidentifiedImageError) else error
+    except MemoryError:
+        raise
+    except Exception as error:  # PIL's many decoders raise anything on damaged files: struct.error, IndexError, ...
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):
+            reason = "the format is not known"
         raise DataError(f"{where}: unreadable image: {reason}; mend or remove it") from None
 
 

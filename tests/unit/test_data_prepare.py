@@ -1,6 +1,7 @@
 """From sources to datasets and back: nothing lost, nothing half-written, bad input in one line."""
 
 import gzip
+import io
 import struct
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 
 from cdrl.data import Dataset
+from cdrl.data.images import decode
 from cdrl.data.prepare import Options, prepare
 from cdrl.errors import DataError
 from tests.data_parts import COLOURS, class_folders, everything, png
@@ -332,3 +334,18 @@ def test_bad_input_is_one_line_and_leaves_nothing(
         prepare(source, str(tmp_path / "out"), Options(**options))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.filterwarnings("ignore")  # of Pillow, about what it finds
+def test_whatever_byte_of_a_header_is_damaged_is_one_line_or_an_image() -> None:
+    notes = Image.Exif()
+    notes[0x0112], notes[0x010E] = 6, "hello"  # lies on its side
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "JPEG", exif=notes)
+    content = buffer.getvalue()
+    for place in range(20, 80):
+        damaged = content[:place] + b"\0" + content[place + 1 :]
+        try:
+            assert decode(damaged, "x").size
+        except DataError as error:
+            assert str(error).startswith("x: ") and "\n" not in str(error)
