@@ -33,11 +33,12 @@ class Notice:
 
 @dataclass
 class Board:
-    """Notices in order of arrival, the workers' pulse, a request to stop, and the error that ends the run."""
+    """Notices in order of arrival, the workers' pulse, what is asked of them, and the error that ends the run."""
 
     notices: list[Notice] = field(default_factory=list)
     handed: list[Notice] = field(default_factory=list)
     stopping: bool = False
+    in_haste: bool = False
     error: CdrlError | None = None
     pulse: dict[int, tuple[Beat, float]] = field(default_factory=dict)
 
@@ -74,6 +75,18 @@ class Board:
     def should_stop(self) -> bool:
         """Whether they are asked to."""
         return self.stopping
+
+    def hurry(self) -> None:
+        """Ask the workers to write a checkpoint before its time and go on."""
+        self.in_haste = True
+
+    def hurrying(self) -> bool:
+        """Whether they are asked to and it does not stand yet."""
+        return self.in_haste
+
+    def hurried(self) -> None:
+        """It stands, or nobody waits for it any more."""
+        self.in_haste = False
 
     def fail(self, error: CdrlError) -> None:
         """Record the error that no restart can mend; the first one counts."""

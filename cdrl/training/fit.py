@@ -22,6 +22,7 @@ from cdrl.training.job import Again, Job, Score
 from cdrl.training.listener import Listener
 from cdrl.training.progress import TrainingProgress
 from cdrl.training.pulse import Beat, hanging
+from cdrl.training.shared import marked
 
 __all__ = ["fit"]
 
@@ -53,8 +54,9 @@ def fit(
 
     def train() -> None:
         try:
-            with tempfile.TemporaryDirectory(prefix="cdrl-ray-train-") as folder:
-                _trainer(config, Job(config, record.checkpoint_uri, board, score, again), folder).fit()
+            place = record.checkpoint_uri
+            with tempfile.TemporaryDirectory(prefix="cdrl-ray-train-") as folder, marked(place) as mark:
+                _trainer(config, Job(config, place, board, score, again, mark), folder).fit()
         except Exception as error:  # told in the main thread, below
             failure.append(error)
 
@@ -68,8 +70,9 @@ def fit(
                     ray.get(board.stop.remote())
                 listener.take(ray.get(board.take.remote()))
                 for beat, reason in hanging(ray.get(board.beats.remote()), config.cluster.hang_after_s):
-                    listener.event(f"{beat}: {reason}; it is killed, and all start again at the newest checkpoint")
-                    ray.get([board.begin.remote(), _kill(beat)])
+                    ray.get(board.begin.remote())
+                    if ray.get(_kill(beat)):
+                        listener.event(f"{beat}: {reason}; it is killed, and all start again at the newest checkpoint")
         except BaseException:  # a second Ctrl-C, or an error of the tracking server
             _end(board, thread)
             raise
@@ -86,12 +89,14 @@ def _trainer(config: Config, job: Job, folder: str) -> Any:
     # the controller looks after its workers this often; Ray's default is 2 s
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.3")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+    os.environ.setdefault("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "1")  # instead of 5: notices can be short
     if config.cluster.address is None:  # nobody takes this machine away; a process less to wait for
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     import ray.train
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.config import LoggingConfig
 
+    from cdrl.training.haste import BeforeResize
     from cdrl.training.worker import work
 
     cluster = config.cluster
@@ -111,6 +116,7 @@ def _trainer(config: Config, job: Job, folder: str) -> Any:
                 max_failures=cluster.max_failures,
                 max_preemption_failures=-1 if cluster.max_preemptions is None else cluster.max_preemptions,
             ),
+            callbacks=[BeforeResize(job.board, config.run.storage_patience_s)],
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
@@ -130,23 +136,30 @@ def _end(board: Any, thread: threading.Thread) -> None:
 
 
 def _kill(beat: Beat) -> Any:
-    """End a hanging worker, from its own machine; Ray Train sees it die and starts all workers again."""
+    """End a hanging worker, from its own machine; Ray Train sees it die and starts all workers again.
+
+    Returns:
+        A reference to whether it was there: what has become silent may have ended or be lost with its machine.
+    """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+    if beat.node not in {node["NodeID"] for node in ray.nodes() if node["Alive"]}:
+        return ray.put(False)
     here = NodeAffinitySchedulingStrategy(beat.node, soft=False)
     return ray.remote(_end_process).options(num_cpus=0, scheduling_strategy=here).remote(beat.pid, beat.born_s)
 
 
-def _end_process(pid: int, born_s: float) -> None:
+def _end_process(pid: int, born_s: float) -> bool:
     import psutil
 
     try:
         process = psutil.Process(pid)
-        if process.create_time() == born_s:  # no later process of the same number
+        if there := process.create_time() == born_s:  # no later process of the same number
             process.kill()
+        return there
     except psutil.NoSuchProcess:
-        pass
+        return False
 
 
 @contextmanager

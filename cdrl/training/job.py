@@ -35,6 +35,7 @@ class Job:
         again: the pairs that are trained again, or None: all are trained.
         board: actor handle of a `Board`.
         score: picks the best checkpoint; None = the newest is the best.
+        mark: see `cdrl.training.shared`.
     """
 
     config: Config
@@ -42,3 +43,4 @@ class Job:
     board: Any
     score: Score | None
     again: Again | None = None
+    mark: str = ""

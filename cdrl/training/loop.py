@@ -29,8 +29,9 @@ class Hooks:
         log: metrics of the owned pairs, after every `run.log_every` updates.
         stop: after every update: whether to stop here.
         sample: after every `run.sample_every` updates.
-        checkpoint: after every `run.checkpoint_every` updates, at the end, and where the loop is told to stop.
+        checkpoint: after every `run.checkpoint_every` updates, at the end, and where the loop is told to stop or hurry.
         judge: before `log` and regular checkpoints: what the sentinels of all ranks make of what they have seen.
+        hurry: after `stop`: whether a checkpoint is wanted here before its time.
     """
 
     log: Callable[[dict[int, StepMetrics]], None]
@@ -38,6 +39,7 @@ class Hooks:
     sample: Callable[[], None]
     checkpoint: Callable[[], None]
     judge: Callable[[], Breach | None] = lambda: None
+    hurry: Callable[[], bool] = lambda: False
 
 
 def train(state: TrainState, dataset: Dataset, hooks: Hooks, synchronise: Synchronise | None = None) -> Breach | None:
@@ -77,7 +79,7 @@ def train(state: TrainState, dataset: Dataset, hooks: Hooks, synchronise: Synchr
         if sample:
             hooks.sample()
         stop = hooks.stop()
-        if save or stop:
+        if save or stop or hooks.hurry():
             hooks.checkpoint()
         if stop:
             break

@@ -25,12 +25,14 @@ from cdrl.runs import Checkpoint, checkpoints_below, fetch_model
 from cdrl.training.board import Notice
 from cdrl.training.checkpoint import snapshot
 from cdrl.training.grid import Grid
+from cdrl.training.haste import Preemption
 from cdrl.training.job import Job
 from cdrl.training.loop import Hooks, train
 from cdrl.training.pulse import Beat, Pulse
 from cdrl.training.rescue import RESCUES, RESCUES_FILE, Rescue, read_rescues, rescue
 from cdrl.training.resume import agreed, measured_costs, newest_first, resume
 from cdrl.training.sentinel import Breach
+from cdrl.training.shared import check_shared
 from cdrl.training.state import TrainState
 from cdrl.training.store import Keep, Store, new_attempt
 
@@ -47,6 +49,8 @@ def work(arguments: dict[str, Job]) -> None:
     job = arguments["job"]
     if ray.get(job.board.failure.remote()) is not None:
         return  # a restart after an error that no restart can mend; the driver tells it
+    if ray.train.get_context().get_world_rank() == 0:
+        ray.get(job.board.begin.remote())  # there may have been more workers before
     try:
         with _pulse(job.board) as pulse:
             with storage.patience(job.config.run.storage_patience_s, _waiting(job.board, pulse)):
@@ -65,6 +69,7 @@ class _Worker:
         self.device = ray.train.torch.get_device()
         if self.device.type == "cpu":
             torch.set_num_threads(1)  # two threads on shared cores are several times slower than one
+        check_shared(job.checkpoints, job.mark)
         groups = groups_of_levels(config.pairs, config.schedule.num_levels)
         trained = None if job.again is None else job.again.pairs
         place = (len(groups), config.training.num_chunks, context.get_world_size(), context.get_world_rank(), trained)
@@ -75,6 +80,10 @@ class _Worker:
         self.dataset = Dataset.of(config.data)
         self.synchronise = self.grid.synchroniser(exact=is_chunkwise(config, self.device))
         self.check_every = 1
+        # somebody may take away the machines of a cluster that was there before the run
+        self.preemption = Preemption() if config.cluster.address is not None else None
+        self.in_haste = False  # a checkpoint is wanted at this update
+        self.hurried_at: int | None = None  # the update of one that was wanted and does not stand yet
 
     def run(self) -> None:
         """Train to the end, with rescues on the way."""
@@ -98,8 +107,10 @@ class _Worker:
             self.state.adopt(self.base)
         candidates = json.loads(agreed(self.grid, lambda: json.dumps(newest_first(place, rescues))))
         resume(self.state, place, candidates, self.dataset.manifest.digest, self.tell)
+        if isinstance(self.config.cluster.num_workers, tuple):
+            self.tell(f"{self.grid.world} workers train from update {self.state.step} on")
         self.checked = time.monotonic(), self.state.step  # when, and after which update
-        hooks = Hooks(self.log, self.stop, self.sample, self.save, self.judge)
+        hooks = Hooks(self.log, self.stop, self.sample, self.save, self.judge, lambda: self.in_haste)
         return train(self.state, self.dataset, hooks, self.synchronise)
 
     def agreed_rescues(self, found: Callable[[], Sequence[Rescue]]) -> Sequence[Rescue]:
@@ -152,15 +163,38 @@ class _Worker:
     def stop(self) -> bool:
         """Whether the driver asks for an end. A collective about once a second, at steps on which all ranks agree."""
         self.pulse.moved(f"after update {self.state.step}")
+        self.in_haste = False
         if self.state.step % self.check_every:
             return False
         now_s, step = time.monotonic(), self.state.step
         step_s = (now_s - self.checked[0]) / (step - self.checked[1])
-        asked = self.grid.rank == 0 and ray.get(self.job.board.should_stop.remote())
-        stop, sum_s = self.grid.sum(torch.tensor([float(asked), step_s], dtype=torch.float64)).tolist()
+        asked, hurry = self.asked() if self.grid.rank == 0 else (False, False)
+        told = torch.tensor([float(asked), float(hurry), step_s], dtype=torch.float64)
+        stop, hurry, sum_s = self.grid.sum(told).tolist()
+        if hurry:
+            self.tell("the number of workers is about to change; a checkpoint is on its way")
+        self.in_haste = self.preempted() or bool(hurry)
+        if self.in_haste:
+            self.hurried_at = step
         self.checked = now_s, step
         self.check_every = min(1 + int(ANSWER_S * self.grid.world / sum_s), self.config.run.log_every)
         return bool(stop)
+
+    def asked(self) -> tuple[bool, bool]:
+        """What the board asks for: an end, a checkpoint that is not on its way yet."""
+        board = self.job.board
+        stop, hurry = ray.get([board.should_stop.remote(), board.hurrying.remote()])
+        return stop, hurry and self.hurried_at is None
+
+    def preempted(self) -> bool:
+        """Whether there is news of machines that are about to be taken away. A collective."""
+        if self.preemption is None:
+            return False
+        with self.pulse.waiting("asking for notices of preemption"):
+            notice = self.preemption.notice()
+        if notice:
+            self.tell(notice)
+        return bool(notice)
 
     def sample(self) -> None:
         """Report a grid of samples. A collective."""
@@ -202,6 +236,9 @@ class _Worker:
     def stands(self, card: Checkpoint, write_s: float) -> None:
         """Report a checkpoint that is visible from now on; called in the thread that wrote it."""
         self.post("checkpoint", {"score": card.score, "write_s": write_s}, card.step)
+        if self.hurried_at is not None and card.step >= self.hurried_at:
+            self.hurried_at = None
+            self.job.board.hurried.remote()
 
 
 def _pulse(board: Any) -> Pulse:
