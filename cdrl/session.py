@@ -61,7 +61,10 @@ def _connect(address: str) -> None:
     try:
         if address != "auto":
             parts = urlsplit(address if "://" in address else f"//{address}")
-            socket.create_connection((parts.hostname, parts.port), PROBE_TIMEOUT_S).close()
+            local = not parts.scheme and parts.hostname in ("localhost", "127.0.0.1", "::1")
+            # Ray takes this machine's address in the network instead of a local one
+            host = ray.util.get_node_ip_address() if local else parts.hostname
+            socket.create_connection((host, parts.port), PROBE_TIMEOUT_S).close()
         ray.init(address, log_to_driver=False, logging_level="ERROR")
     except (OSError, ValueError, TypeError, RuntimeError) as error:  # a ConnectionError is an OSError
         reason = " ".join(str(error).split())
