@@ -125,16 +125,26 @@ class Collect:
         row_bytes = rows[0].nbytes
         for part in self.slices:
             place = job.place(f"{run_name(part.run)}.rows")
-            content = storage.read_range(place, part.first * row_bytes, len(part.places) * row_bytes)
+            content = self._laid_down(place, part.first * row_bytes, len(part.places) * row_bytes)
             if hashlib.sha256(content).hexdigest() != part.digest:
                 job.forget(run_name(part.run))
-                raise StorageError(f"{place}: came back changed; run the same command again, which decodes it anew")
+                reason = "came back changed" if content else "vanished, perhaps since another prepare has begun here"
+                raise StorageError(f"{place}: {reason}; run the same command again, which decodes it anew")
             rows[part.places - start] = np.frombuffer(content, job.dtype).reshape(-1, *job.shape)
         if not self.left_out:
             return rows, self.labels
         readable = np.ones(len(rows), np.bool_)
         readable[np.array(self.left_out) - start] = False
         return rows[readable], self.labels[readable]
+
+    def _laid_down(self, place: str, start: int, size: int) -> bytes:
+        """What lies there; nothing if the file is gone."""
+        try:
+            return storage.read_range(place, start, size)
+        except StorageError:
+            if storage.exists(place):
+                raise
+            return b""
 
     def _upload(self, path: Path, shard: Shard, folder: Path) -> None:
         for _ in range(NUM_UPLOADS):

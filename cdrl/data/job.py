@@ -2,12 +2,16 @@
 
     URI/.prepare/KEY/run-00007.rows, .json        rows of the source, decoded (`cdrl.data.decode`)
     URI/.prepare/KEY/train-00003.json             a shard that stands (`cdrl.data.gather`)
+    URI/.prepare/claim.json                       which prepare works here: the one that began last
 
 A card is written after the file that it speaks of. KEY is the digest of all that decides the bytes, so that a prepare
 with another recipe, or of files that changed, finds no card.
 """
 
+import json
 import shutil
+import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
@@ -16,10 +20,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cdrl import storage
 from cdrl.data.recipe import Options
+from cdrl.errors import StorageError
 
-__all__ = ["Card", "Job", "sweep"]
+__all__ = ["Card", "Job", "claimed", "sweep"]
 
-FOLDER = ".prepare"
+FOLDER, CLAIM = ".prepare", "claim.json"
 
 
 class Card(BaseModel):
@@ -74,11 +79,27 @@ class Job:
         storage.remove(self.place(f"{name}.json"))
 
 
+def claimed(uri: str) -> Callable[[], None]:
+    """Take the place over from any prepare that works there; returns a check that it has not been taken over since.
+
+    No lock: an object store has none, and one that was killed would hold it for ever. So the prepare that began last
+    goes on, and one that finds another's claim touches nothing more. The check raises `StorageError` then.
+    """
+    place, ours = storage.join(uri, FOLDER, CLAIM), json.dumps({"prepare": uuid.uuid4().hex}).encode()
+    storage.write_bytes(place, ours)
+
+    def check() -> None:
+        if not storage.exists(place) or storage.read_bytes(place) != ours:
+            raise StorageError(f"{uri}: another prepare has begun here and goes on alone; let one of them end first")
+
+    return check
+
+
 def sweep(uri: str, keep: str | None = None) -> None:
     """Remove what prepares of the dataset at `uri` have laid down, except for the job with the key `keep`."""
     root = storage.join(uri, FOLDER)
     for name in storage.listing(root):
-        if keep is None or not name.startswith(f"{keep}/"):
+        if keep is None or (name != CLAIM and not name.startswith(f"{keep}/")):
             storage.remove(storage.join(root, name))
     if keep is None and storage.is_local(uri):
         shutil.rmtree(storage.local_path(root), ignore_errors=True)

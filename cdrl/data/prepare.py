@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from typing import Literal
 
 import numpy as np
 import PIL
@@ -10,7 +11,7 @@ from cdrl import storage
 from cdrl.data import manifest, parallel, plan
 from cdrl.data.assemble import Progress, Work, assemble
 from cdrl.data.decode import first_row
-from cdrl.data.job import Job, sweep
+from cdrl.data.job import Job, claimed, sweep
 from cdrl.data.manifest import Manifest, Origin
 from cdrl.data.points import LAWS
 from cdrl.data.recipe import Options
@@ -66,7 +67,8 @@ def prepare(
 
     The dataset is the same, byte by byte, for any number of workers, and also if a prepare is killed and run again,
     which goes on where the first one stopped. Memory is bounded by a few shards for each worker. Until the manifest
-    is written, which is the last step, `uri` holds a hidden folder of about the size of the dataset.
+    is written, which is the last step, `uri` holds a hidden folder of about the size of the dataset. Of two prepares
+    at one place the one that began last goes on, and the other ends.
 
     Args:
         source: `digits`, `checkerboard`, `gaussians`, `folder`, `parquet` or `torchvision:NAME`.
@@ -79,7 +81,8 @@ def prepare(
     Raises:
         DataError: an empty source, too many unreadable rows, an unknown label, or another dataset at `uri`. What had
             been written is removed.
-        StorageError: the place cannot be reached or written. What had been written is found by the next prepare.
+        StorageError: the place cannot be reached or written, or another prepare has begun there. What had been written
+            is found by the next prepare.
         ConfigError: no Ray cluster at the address, or one of fewer CPUs than workers.
     """
     if not overwrite and (found := prepared(source, uri, options, max_bad=max_bad)):
@@ -88,16 +91,29 @@ def prepare(
     if storage.is_local(uri):
         uri = str(storage.local_path(uri).absolute())
     work = _open(source, uri, options, max_bad)
+    still_ours = claimed(uri)
     before = set(storage.listing(uri))
-    sweep(uri, keep=work.job.key)
+
+    def show(what: Literal["rows", "shards"], done: int, total: int) -> None:
+        still_ours()
+        if progress is not None:
+            progress(what, done, total)
+
     try:
+        if not overwrite and (found := prepared(source, uri, options, max_bad=max_bad)):
+            sweep(uri)
+            return found  # of another prepare, which ended just now
+        sweep(uri, keep=work.job.key)
         with parallel.session(workers, address):
-            made = assemble(source, work, workers, progress or (lambda *_: None))
+            made = assemble(source, work, workers, show)
+        still_ours()
         made.write(uri)
     except DataError:
+        still_ours()
         _remove_shards(uri, keep=before)
         sweep(uri)
         raise
+    still_ours()
     # those of the dataset that was replaced, or of a prepare that was killed
     _remove_shards(uri, keep={shard.name for split in made.splits.values() for shard in split.shards})
     sweep(uri)

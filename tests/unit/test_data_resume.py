@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -78,16 +79,19 @@ def test_work_on_another_recipe_is_not_taken_up(tmp_path: Path) -> None:
     assert not (place / ".prepare").exists()
 
 
-def test_rows_laid_down_that_were_changed_are_refused_and_decoded_anew(tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", ["came back changed", "vanished"])
+def test_rows_laid_down_that_were_changed_are_refused_and_decoded_anew(tmp_path: Path, damage: str) -> None:
     source, place = class_folders(tmp_path / "source"), tmp_path / "out"
     options = break_off(source, place)
     for card in place.glob(".prepare/*/train-*.json"):
         card.unlink()
     (laid_down,) = place.glob(".prepare/*/run-*.rows")
     content = bytearray(laid_down.read_bytes())
-    content[100] ^= 1
-    laid_down.write_bytes(content)
-    with pytest.raises(StorageError, match="run-00000.rows: came back changed; run the same command again"):
+    laid_down.unlink()
+    if damage == "came back changed":
+        content[100] ^= 1
+        laid_down.write_bytes(content)
+    with pytest.raises(StorageError, match=f"run-00000.rows: {damage}.*; run the same command again"):
         prepare("folder", str(place), options)
     assert prepare("folder", str(place), options) == prepare("folder", str(tmp_path / "straight"), options)
 
@@ -102,6 +106,41 @@ def test_a_finished_shard_that_was_damaged_is_made_again(tmp_path: Path) -> None
     prepare("folder", str(place), options)
     everything(place)  # each shard is checked
     assert {name for name, time_ns in shards(place).items() if made[name] != time_ns} == {damaged, lost}
+
+
+@pytest.mark.parametrize("first_ends", ["before the other", "after the other"])
+@pytest.mark.parametrize("seeds", [(1, 2), (1, 1)])
+def test_of_two_prepares_at_one_place_the_later_one_goes_on(
+    tmp_path: Path, first_ends: str, seeds: tuple[int, int]
+) -> None:
+    source, place = class_folders(tmp_path / "source"), str(tmp_path / "out")
+    one, other = (Options(path=str(source), shard_rows=5, holdout=3, seed=seed) for seed in seeds)
+    all_stand, go_on, caught = threading.Event(), threading.Event(), []
+
+    def watch(what: str, done: int, total: int) -> None:
+        if what == "shards" and done == total:
+            all_stand.set()
+            assert go_on.wait(60)
+
+    def first() -> None:
+        caught.append(pytest.raises(StorageError, prepare, "folder", place, one, progress=watch))
+
+    def watch_other(what: str, done: int, total: int) -> None:
+        if what == "shards" and done == 3 and first_ends == "before the other":
+            go_on.set()
+            thread.join(60)
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    assert all_stand.wait(60)
+    made = prepare("folder", place, other, progress=watch_other)
+    go_on.set()
+    thread.join(60)
+    [error] = caught
+    assert "another prepare has begun here and goes on alone" in str(error.value)
+    assert made == Manifest.read(place) == prepare("folder", str(tmp_path / "straight"), other)
+    assert len(everything(Path(place))[0]) == 15
+    assert {path.name for path in Path(place).iterdir()} == {"manifest.json", *shards(Path(place))}
 
 
 def broken_folders(root: Path) -> Path:
