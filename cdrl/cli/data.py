@@ -1,5 +1,6 @@
 """`cdrl data prepare|inspect`."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 MAX_SHOWN = 20
+PLAIN_LINE_EVERY_S = 15.0
 
 app = typer.Typer(help="Turn images into shards, and look at them.", no_args_is_help=True)
 
@@ -122,7 +124,10 @@ def prepare(
 
 @contextmanager
 def _progress(console: Console) -> "Iterator[Progress]":
-    """A bar for rows with their rate and one for shards; a prepare that breaks off later says what to do."""
+    """A bar for rows with their rate and one for shards, or a plain line now and then where there is no terminal.
+
+    A prepare that breaks off later says what to do.
+    """
     from rich import progress
 
     class Rate(progress.ProgressColumn):
@@ -133,11 +138,16 @@ def _progress(console: Console) -> "Iterator[Progress]":
     last = progress.TimeRemainingColumn()
     with progress.Progress(*columns, last, console=console, transient=True, disable=not console.is_terminal) as display:
         bars = {what: display.add_task(what, total=None, start=False) for what in ("rows", "shards")}
+        spoke_s = time.monotonic()
 
         def show(what: str, done: int, total: int) -> None:
+            nonlocal spoke_s
             if not done:
                 display.start_task(bars[what])
             display.update(bars[what], completed=done, total=total)
+            if not console.is_terminal and time.monotonic() - spoke_s > PLAIN_LINE_EVERY_S:
+                spoke_s = time.monotonic()
+                console.print(f"{what} {done}/{total}", highlight=False)
 
         try:
             yield show

@@ -34,6 +34,15 @@ def test_prepare_twice_then_inspect(
         assert picture.width > 16 * 48
 
 
+def test_where_there_is_no_terminal_plain_lines_tell_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("cdrl.cli.data.PLAIN_LINE_EVERY_S", 0.0)
+    assert run(monkeypatch, "prepare", "digits", str(tmp_path / "digits"), "--shard-rows", "1000") == 0
+    *lines, _ = capsys.readouterr().out.splitlines()
+    assert lines == ["rows 0/1797", "rows 1797/1797", "shards 0/3", "shards 1/3", "shards 2/3", "shards 3/3"]
+
+
 def test_names_with_brackets_are_printed_as_they_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
