@@ -84,7 +84,8 @@ class Train:
     def __init__(self, source: str, settings: list[str], *options: str) -> None:
         named = dict(setting.split("=", 1) for setting in settings)
         root, name = Path(named["run.root"]), named["run.name"]
-        self.directory, self.log = root / name, root.parent / f"{name}.log"
+        earlier = len(list(root.parent.glob(f"{name}-*.log")))
+        self.directory, self.log = root / name, root.parent / f"{name}-{earlier}.log"
         given = [part for setting in settings for part in ("--set", setting)]
         with self.log.open("w") as log:
             self.process = subprocess.Popen(

@@ -1,151 +1,103 @@
-"""Two Ray workers: pairs dealt to them or one pair shared, a worker that is killed, and a run that diverges."""
+"""Any number of Ray workers, also one that changes on the way: the same bits, losses and samples."""
 
-import sys
+import os
+import signal
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
+import numpy as np
 import pytest
-from mlflow import MlflowClient
 
-from cdrl.cli import main
 from cdrl.config import ClusterConfig, Config, load
-from cdrl.data.prepare import prepare
-from cdrl.model import Model
-from cdrl.runs import RunRecord, fetch_model
+from cdrl.data import Dataset
+from cdrl.data.prepare import Options, prepare
+from cdrl.runs import RunRecord
 from cdrl.session import connected
 from cdrl.tracking.run import TrackedRun
 from cdrl.training.launch import launch
 from cdrl.training.replay import logged_before, replay, start_before
+from tests.training_runs import digests, history, tiny_file, trained, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
-NUM_UPDATES, CHECKPOINT_EVERY, SAMPLE_EVERY = 90, 30, 40
+NUM_ROWS, BATCH = 61, 8  # coprime, so that no epoch ends with an update before the last one
+NUM_UPDATES, CHECKPOINT_EVERY = 60, 20
 SETTINGS = (
-    "energy.width=8",
-    "initializer.width=8",
-    "data.num_classes=0",
-    "training.batch_size=16",
     f"training.num_updates={NUM_UPDATES}",
-    "training.num_steps=2",
-    "training.initializer_only_fraction=0",
-    "run.log_every=1",
     f"run.checkpoint_every={CHECKPOINT_EVERY}",
-    f"run.sample_every={SAMPLE_EVERY}",
-    "run.score_samples=0",
-    "sampling.num_steps=1",
-    "sampling.batch_size=100",
+    "run.log_every=1",
+    "compute.chunkwise=always",  # a single worker would go without
 )
+PER_LEVEL = ("pairs=per_level", "schedule.num_levels=6", "training.num_updates=8")
+METRICS = ("loss_energy", "loss_initializer", "f_pos", "grad_norm_energy", "grad_norm_initializer")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A dataset, a folder of runs and a Ray session for two workers."""
-    folder = tmp_path_factory.mktemp("train")
-    prepare("digits", str(folder / "digits"))
-    with connected(ClusterConfig(num_workers=2)):
+    """A dataset, a folder of runs and a Ray session for six workers."""
+    folder = tmp_path_factory.mktemp("workers")
+    prepare("digits", str(folder / "digits"), Options(limit=NUM_ROWS, holdout=0))
+    with connected(ClusterConfig(num_workers=6)):
         yield folder
 
 
-def settings(folder: Path, name: str, *more: str) -> list[str]:
-    return [*SETTINGS, f"data.uri={folder / 'digits'}", f"run.root={folder / 'runs'}", f"run.name={name}", *more]
-
-
-def trained(config: Config) -> RunRecord:
-    outcome = launch(config)
-    assert outcome.complete and outcome.step == config.training.num_updates
-    return outcome.record
-
-
-def weights(record: RunRecord) -> dict[str, bytes]:
-    """The safetensors files of the last checkpoint."""
-    return {path.name: path.read_bytes() for path in Path(record.checkpoint("last")).glob("*.safetensors")}
-
-
-def history(record: RunRecord, name: str) -> list[tuple[int, float]]:
-    """Steps and values of a metric, in the order in which they were measured."""
-    found = MlflowClient(record.tracking_uri).get_metric_history(record.mlflow_run_id, name)
-    return [(metric.step, metric.value) for metric in sorted(found, key=lambda metric: metric.timestamp)]
-
-
-def workers() -> list[psutil.Process]:
-    """The training workers that this process's Ray session started."""
-    family = psutil.Process().children(recursive=True)
-    return [process for process in family if process.name().startswith("ray::RayTrain")]
+def config(folder: Path, name: str, workers: int, *more: str) -> Config:
+    places = (f"data.uri={folder / 'digits'}", f"run.root={folder / 'runs'}", f"run.name={name}")
+    return load(tiny_file(folder), [*SETTINGS, *places, f"cluster.num_workers={workers}", *more])
 
 
 @pytest.fixture(scope="module")
-def shared(folder: Path) -> RunRecord:
-    return trained(load("digits", settings(folder, "shared")))
+def alone(folder: Path) -> RunRecord:
+    return trained(config(folder, "shared-1", 1))
 
 
-def test_one_pair_per_level_trains_the_same_with_any_number_of_workers(folder: Path) -> None:
-    short = ("pairs=per_level", "training.num_updates=12")
-    two = trained(load("digits", settings(folder, "two-workers", *short)))
-    one = trained(load("digits", settings(folder, "one-worker", *short, "cluster.num_workers=1")))
-    assert len(weights(two)) == 2 * 6 and weights(two) == weights(one)
+@pytest.fixture(scope="module")
+def levels(folder: Path) -> RunRecord:
+    return trained(config(folder, "levels-2", 2, *PER_LEVEL))  # three levels each
+
+
+def test_a_shared_pair_has_the_same_bits_with_any_number_of_workers(folder: Path, alone: RunRecord) -> None:
+    several = trained(config(folder, "shared-4", 4))  # two of them below
+    assert digests(several) == digests(alone)
+    for name in METRICS:
+        seen = history(several, name)
+        assert seen == history(alone, name) and [step for step, _ in seen] == list(range(1, NUM_UPDATES + 1))
+
+
+def test_levels_have_the_same_bits_with_any_number_of_workers(folder: Path, levels: RunRecord) -> None:
+    several = trained(config(folder, "levels-6", 6, *PER_LEVEL))
+    assert len(digests(several)) == 2 * 6 + 1 and digests(several) == digests(levels)
     for level in range(6):
-        assert history(two, f"pair_{level}/loss_energy") == history(one, f"pair_{level}/loss_energy")
+        assert history(several, f"pair_{level}/loss_energy") == history(levels, f"pair_{level}/loss_energy")
 
 
-def test_a_shared_pair_sees_the_same_losses_with_any_number_of_workers(folder: Path, shared: RunRecord) -> None:
-    one = trained(load("digits", settings(folder, "alone", "cluster.num_workers=1")))
-    size_of_f = {step: abs(value) for step, value in history(one, "f_pos")}
-    for name in ("loss_energy", "loss_initializer"):
-        seen, expected = dict(history(shared, name)), dict(history(one, name))
-        assert list(seen) == list(expected) == list(range(1, NUM_UPDATES + 1))
-        for step in range(1, 21):  # later on, the order of summation has grown into the weights
-            # the energy net's loss is a small difference of f at two places
-            assert seen[step] == pytest.approx(expected[step], rel=1e-5, abs=1e-5 * size_of_f[step])
+def test_workers_that_go_and_come_in_mid_epoch_change_nothing(folder: Path, alone: RunRecord) -> None:
+    pictures = folder / "runs" / "changing" / "samples"
+
+    def stop(step: int) -> None:
+        until((pictures / f"{step:08d}.png").exists, lambda: f"no picture at update {step}")
+        os.kill(os.getpid(), signal.SIGINT)
+
+    for world, step in ((2, 11), (1, 34)):
+        stopper = threading.Thread(target=stop, args=(step,), daemon=True)
+        stopper.start()
+        outcome = launch(config(folder, "changing", world, f"run.sample_every={step}"))
+        stopper.join()
+        assert outcome.stopped_by == signal.SIGINT and not outcome.complete and outcome.step >= step
+    changed = trained(config(folder, "changing", 2))
+    assert digests(changed) == digests(alone)
+    for name in METRICS:  # every update once: nothing was done twice or left out
+        assert history(changed, name) == history(alone, name)
+    dataset, seed = Dataset.open(str(folder / "digits")), changed.config.training.seed
+    samples = np.concatenate([dataset.batch_indices(seed, step, BATCH) for step in range(NUM_UPDATES)])
+    whole = samples[: len(samples) // NUM_ROWS * NUM_ROWS].reshape(-1, NUM_ROWS)
+    assert len(whole) == 7 and all(sorted(epoch) == list(range(NUM_ROWS)) for epoch in whole.tolist())
 
 
-def test_a_replayed_update_has_the_losses_that_were_logged(folder: Path) -> None:
-    several = load("digits", settings(folder, "two-workers", "pairs=per_level", "training.num_updates=12"))
-    alone = load("digits", settings(folder, "alone", "cluster.num_workers=1"))
-    for config, step, begin in ((several, 8, 0), (alone, 66, 60)):  # the last two checkpoints are kept
-        record = trained(config)  # by the tests above, or now
+def test_a_replayed_update_has_the_losses_that_were_logged(alone: RunRecord, levels: RunRecord) -> None:
+    for record, step, begin in ((levels, 7, 0), (alone, 46, 40)):  # the last two checkpoints are kept
         start = start_before(record, step)
-        logged = logged_before(TrackedRun.attach(record), config, start, step)
+        logged = logged_before(TrackedRun.attach(record), record.config, start, step)
         assert start.step == begin and logged is not None
         assert replay(record, step, start).metrics == dict([logged])
-
-
-def test_a_killed_worker_costs_the_updates_since_the_checkpoint(folder: Path, shared: RunRecord) -> None:
-    config = load("digits", settings(folder, "wounded"))
-    killed: list[int] = []
-
-    def kill_one() -> None:
-        picture = folder / "runs" / "wounded" / "samples" / f"{SAMPLE_EVERY:08d}.png"
-        while not picture.exists():  # between two checkpoints
-            time.sleep(0.02)
-        victim = workers()[-1]
-        victim.kill()
-        killed.append(victim.pid)
-
-    killer = threading.Thread(target=kill_one, daemon=True)
-    killer.start()
-    wounded = trained(config)
-    assert len(killed) == 1
-    steps = [step for step, _ in history(wounded, "loss_energy")]
-    assert len(steps) > NUM_UPDATES and set(steps) == set(range(1, NUM_UPDATES + 1))  # some were made twice
-    assert dict(history(wounded, "loss_energy")) == dict(history(shared, "loss_energy"))
-    assert weights(wounded) == weights(shared)
-
-
-def test_a_run_that_diverges_ends_with_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    explosive = ("training.num_updates=20", "training.initializer_only_fraction=0.5", "run.checkpoint_every=5")
-    lr = ("training.energy.lr=1.0e+30", "training.energy.warmup_updates=1", "training.clip_norm=1.0e+30")
-    options = [part for each in settings(folder, "explosive", *explosive, *lr) for part in ("--set", each)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["cdrl", "train", "digits", *options])
-        with pytest.raises(SystemExit) as caught:
-            main()
-    assert caught.value.code == 1
-    error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
-    assert len(error) == 1 and "training diverged at level" in error[0] and "the update was not applied" in error[0]
-    record = RunRecord.read("explosive", str(folder / "runs"))
-    assert MlflowClient(record.tracking_uri).get_run(record.mlflow_run_id).info.status == "FAILED"
-    model = Model.load(fetch_model(str(record.directory), "last"))
-    assert model.step == 10 and bool(model.sample(4).isfinite().all())  # the last one before the energy net exploded
