@@ -17,7 +17,7 @@ from cdrl.errors import DataError, StorageError
 __all__ = ["ShardCache", "cache_root"]
 
 DATASET_NAME = re.compile(r"^[0-9a-f]{64}\Z")
-NUM_TRIES = 3  # another process may take the room of a shard between its download and its mapping
+NUM_TRIES = 3  # a process that streams without a bound may remove a shard between its download and its mapping
 
 
 class ShardCache:
@@ -47,12 +47,11 @@ class ShardCache:
             if (mapping := self._mapped(shard)) is not None:
                 return mapping
             with locked(self.folder / f".{shard.name}.lock"):
-                for _ in range(NUM_TRIES):
-                    if (mapping := self._mapped(shard)) is not None:
-                        return mapping
-                    self._fetch(shard)
                 if (mapping := self._mapped(shard)) is not None:
                     return mapping
+                for _ in range(NUM_TRIES):
+                    if (mapping := self._fetched(shard)) is not None:
+                        return mapping
         except OSError as error:
             raise StorageError(f"{path}: the cache cannot be used: {error}") from None
         raise DataError(f"{path}: damaged again after {NUM_TRIES} downloads; choose another folder as data.cache")
@@ -64,11 +63,13 @@ class ShardCache:
     def _mapped(self, shard: Shard) -> mmap.mmap | None:
         return map_file(self.folder / shard.name, shard.bytes, shard.sha256, in_use=True)
 
-    def _fetch(self, shard: Shard) -> None:
+    def _fetched(self, shard: Shard) -> mmap.mmap | None:
         for rest in self.folder.glob(f".{shard.name}.*.partial*"):
             rest.unlink(missing_ok=True)  # of a process that was killed: we hold the lock of this shard
         with self._room(shard.bytes):
-            storage.download(storage.join(self.uri, shard.name), self.folder / shard.name, sha256=shard.sha256)
+            place, path = storage.join(self.uri, shard.name), self.folder / shard.name
+            storage.download(place, path, sha256=shard.sha256, num_bytes=shard.bytes)
+            return self._mapped(shard)  # before anybody else looks for room: what is mapped stays
 
     @contextmanager
     def _room(self, num_bytes: int) -> Iterator[None]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from cdrl.errors import DataError, StorageError
 from cdrl.storage.s3 import Damaged, client, endpoint, persistent
-from cdrl.storage.uris import bucket_key, is_local, local_path
+from cdrl.storage.uris import bucket_key, is_local, join, local_path
 
 if TYPE_CHECKING:
     import pyarrow.fs
@@ -25,6 +25,7 @@ __all__ = [
     "read_bytes",
     "read_range",
     "remove",
+    "remove_folder",
     "sha256_file",
     "upload",
     "write_bytes",
@@ -116,26 +117,31 @@ def listing(uri: str) -> list[str]:
     return sorted(name for name in names if not any(part.startswith(".") for part in name.split("/")))
 
 
-def download(uri: str, path: Path | str, *, sha256: str | None = None) -> None:
+def download(uri: str, path: Path | str, *, sha256: str | None = None, num_bytes: int | None = None) -> None:
     """Copy to a local file, which appears whole or not at all; safe when several processes do it at once.
 
     Args:
         sha256: expected SHA-256 (hex) of the content.
+        num_bytes: expected size; of any other nothing is fetched.
 
     Raises:
         StorageError: not there, not allowed or not reachable.
-        DataError: the content has another SHA-256, and has it each time.
+        DataError: the content has another size, or another SHA-256 and has it each time.
     """
     with _explained("download", uri), _replacing(Path(path)) as aside:
         if is_local(uri):
+            _check_size(uri, num_bytes, local_path(uri).stat().st_size)
             shutil.copyfile(local_path(uri), aside)
             if sha256 is not None and (found := sha256_file(aside)) != sha256:
                 raise DataError(_damaged(uri, sha256, found))
             return
+        bucket, key = bucket_key(uri)
         seen: set[str] = set()
 
         def fetch() -> None:
-            client().download_file(*bucket_key(uri), str(aside))
+            if num_bytes is not None:
+                _check_size(uri, num_bytes, client().head_object(Bucket=bucket, Key=key)["ContentLength"])
+            client().download_file(bucket, key, str(aside))
             if sha256 is None or (found := sha256_file(aside)) == sha256:
                 return
             # what was changed on its way comes differently the next time; what was changed in its place does not
@@ -178,6 +184,21 @@ def remove(uri: str) -> None:
     persistent("remove", uri, lambda: client().delete_object(Bucket=bucket, Key=key))
 
 
+def remove_folder(uri: str) -> None:
+    """Delete everything below a folder, and the folder.
+
+    Raises:
+        StorageError: not allowed or not reachable.
+    """
+    if is_local(uri):
+        with _explained("remove", uri):
+            if local_path(uri).is_dir():
+                shutil.rmtree(local_path(uri))
+        return
+    for name in listing(uri):
+        remove(join(uri, name))
+
+
 def filesystem(uri: str) -> "tuple[pyarrow.fs.FileSystem, str]":
     """The URI as Arrow file system and path inside it: what Ray's libraries want. It knows no patience.
 
@@ -198,6 +219,11 @@ def sha256_file(path: Path | str) -> str:
     """SHA-256 (hex) of a local file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_size(uri: str, expected: int | None, found: int) -> None:
+    if expected is not None and found != expected:
+        raise DataError(f"{uri}: damaged: expected {expected} bytes, got {found}")
 
 
 def _damaged(uri: str, expected: str, found: str) -> str:

@@ -112,6 +112,15 @@ def test_a_damaged_shard_on_s3_is_named_now_and_after_a_restart(far: Faulty, pre
         assert not any(name in path.name for path in shards(tmp_path / "cache"))
 
 
+def test_of_a_shard_that_grew_on_s3_nothing_is_fetched(far: Faulty, prepared: Path, tmp_path: Path) -> None:
+    uri, proxy = far
+    shard = sorted(prepared.glob("*.arrow"))[3]
+    storage.write_bytes(f"{uri}/{shard.name}", shard.read_bytes() + b"more")
+    with pytest.raises(DataError, match=f"{uri}/{shard.name}: damaged: expected {shard.stat().st_size} bytes, got"):
+        Dataset.open(uri, cache=str(tmp_path))
+    assert not proxy.asked("GET", shard.name)
+
+
 def test_a_byte_that_changes_on_its_way_heals(far: Faulty, prepared: Path, tmp_path: Path) -> None:
     uri, proxy = far
     proxy.add(method="GET", key=r"\.arrow", flip=3000, times=3)
@@ -161,7 +170,7 @@ def test_processes_share_one_download_and_a_killed_one_leaves_no_lock(
 
 
 def test_the_least_recently_opened_shards_give_way_and_none_that_is_in_use(far: Faulty, tmp_path: Path) -> None:
-    uri, _ = far
+    uri, proxy = far
     sizes = {shard.name: shard.bytes for shard in Manifest.read(uri).splits["train"].shards}
     room = sum(sizes.values()) + 100
     other = uri.replace("digits", "other")
@@ -177,6 +186,8 @@ def test_the_least_recently_opened_shards_give_way_and_none_that_is_in_use(far: 
     # all are mapped: nothing gives way
     second = Dataset.open(other, cache=str(tmp_path), cache_bytes=room)
     assert {path.name for path in shards(tmp_path)} >= set(sizes) and taken() > room
+    made = [shard.name for shard in second.manifest.splits["train"].shards]
+    assert [proxy.asked("GET", name) for name in made] == [1] * 5, "nor does what was fetched and is not mapped yet"
     pixels = first.images(ALL)
     del first, second
     second = Dataset.open(other, cache=str(tmp_path), cache_bytes=room)  # these are the latest now

@@ -57,6 +57,8 @@ def test_download_keeps_nothing_of_another_digest(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="damaged"):
         storage.download(str(source), target, sha256=hashlib.sha256(b"abc").hexdigest())
     assert target.read_bytes() == b"abc"
+    with pytest.raises(DataError, match="damaged: expected 2 bytes, got 3"):
+        storage.download(str(source), target, num_bytes=2)
     assert [path.name for path in target.parent.iterdir()] == ["target"]
 
 
