@@ -8,28 +8,36 @@ import io
 import os
 import signal
 import subprocess
-import sys
-import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from mlflow import MlflowClient
 from PIL import Image
 
-from cdrl import storage
+from cdrl.config import load
+from cdrl.data import Dataset
+from cdrl.data.prepare import Options, prepare
+from cdrl.method.cooperative import StepMetrics
 from cdrl.model import Model
 from cdrl.runs import RunRecord, fetch_model
+from cdrl.storage import sha256_file
+from cdrl.training.grid import Grid
+from cdrl.training.loop import train
+from cdrl.training.sentinel import Breach
+from cdrl.training.state import TrainState
+from tests.training_parts import quiet, save
+from tests.training_runs import CDRL, Train, command, digests, history
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
-CDRL = str(Path(sys.executable).parent / "cdrl")
+CPU = torch.device("cpu")
 METRICS = ("loss_energy", "loss_initializer", "f_pos", "f_neg", "grad_norm_energy", "grad_norm_initializer")
-NUM_ROWS, NUM_UPDATES, CHECKPOINT_EVERY, SAMPLE_EVERY = 400, 64, 24, 10
-PATIENCE_S = 240.0
+NUM_ROWS, NUM_UPDATES, CHECKPOINT_EVERY, SAMPLE_EVERY = 400, 60, 16, 10
 
 
 def cifar10(folder: Path) -> str:
@@ -49,114 +57,86 @@ def cifar10(folder: Path) -> str:
     return str(given / "train-*.parquet")
 
 
-class Train:
-    """`cdrl train cifar10-smoke` as a process group of its own, as a shell would start it."""
-
-    def __init__(self, bucket: str, folder: Path, name: str, *options: str) -> None:
-        self.directory, self.log = folder / "runs" / name, folder / f"{name}.log"
-        settings = {
-            "data.uri": f"{bucket}/cifar10",
-            "data.cache": folder / "cache",
-            "run.root": folder / "runs",
-            "run.storage": f"{bucket}/runs",
-            "run.name": name,
-            "run.checkpoint_every": CHECKPOINT_EVERY,
-            "run.sample_every": SAMPLE_EVERY,
-            "training.num_updates": NUM_UPDATES,
-        }
-        given = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(
-                [CDRL, "train", "cifar10-smoke", *given, *options], stdout=log, stderr=log, start_new_session=True
-            )
-        self.family: list[psutil.Process] = []
-
-    def wait_for_picture(self, step: int) -> None:
-        """Until the samples of that update are here."""
-        picture = self.directory / "samples" / f"{step:08d}.png"
-        deadline = time.monotonic() + PATIENCE_S
-        while not picture.exists():
-            assert self.process.poll() is None and time.monotonic() < deadline, self.log.read_text()
-            time.sleep(0.02)
-        self.family = psutil.Process(self.process.pid).children(recursive=True)
-
-    def end(self, signal_number: signal.Signals | None = None) -> int:
-        """The exit code, after a signal to the process group as a terminal would send it; no process stays behind."""
-        if signal_number is not None:
-            os.killpg(self.process.pid, signal_number)
-        code = self.process.wait(PATIENCE_S)
-        _, left = psutil.wait_procs(self.family, timeout=30)
-        for process in left:
-            process.kill()
-        assert left == [], self.log.read_text()
-        return code
-
-
-def history(record: RunRecord) -> dict[str, dict[int, float]]:
-    """Metric -> step -> value; where a resumed run measured a step again, its value."""
-    client = MlflowClient(record.tracking_uri)
-    return {
-        name: {metric.step: metric.value for metric in client.get_metric_history(record.mlflow_run_id, name)}
-        for name in METRICS
+def settings(bucket: str, folder: Path) -> list[str]:
+    """Of the run."""
+    given = {
+        "data.uri": f"{bucket}/cifar10",
+        "data.cache": folder / "cache",
+        "run.root": folder / "runs",
+        "run.storage": f"{bucket}/runs",
+        "run.name": "broken",
+        "run.checkpoint_every": CHECKPOINT_EVERY,
+        "run.sample_every": SAMPLE_EVERY,
+        "training.num_updates": NUM_UPDATES,
     }
+    return [f"{key}={value}" for key, value in given.items()]
 
 
-def weights(record: RunRecord) -> dict[str, bytes]:
-    """The safetensors files of the last checkpoint."""
-    folder = record.checkpoint("last")
-    assert folder.startswith("s3://") and f"/step_{NUM_UPDATES:08d}-" in folder
-    names = [name for name in storage.listing(folder) if name.endswith(".safetensors")]
-    assert names == ["pair-00.safetensors", "train-00.safetensors"]
-    return {name: storage.read_bytes(storage.join(folder, name)) for name in names}
+def straight(given: list[str], folder: Path) -> tuple[dict[str, str], dict[str, dict[int, float]]]:
+    """The bare loop: digests of all state, and metric -> step -> value."""
+    config = load("cifar10-smoke", given)
+    dataset, state = Dataset.of(config.data), TrainState(config, Grid(1, config.training.num_chunks), CPU)
+    seen: dict[str, dict[int, float]] = {name: {} for name in METRICS}
+
+    def log(metrics: dict[int, StepMetrics]) -> None:
+        for name in METRICS:
+            seen[name][state.step] = getattr(metrics[0], name).item()
+
+    def judge() -> Breach | None:
+        assert state.sentinel is not None
+        return state.sentinel.judge(state.sentinel.table(), state.step)
+
+    assert train(state, dataset, replace(quiet(), log=log, judge=judge)) is None
+    save(state, dataset, folder / "straight")
+    return {path.name: sha256_file(path) for path in (folder / "straight").glob("*.safetensors")}, seen
 
 
-def test_killed_and_interrupted_it_ends_as_if_nothing_had_been(s3: str, tmp_path: Path) -> None:
-    source = cifar10(tmp_path)
-    prepare = [CDRL, "data", "prepare", "parquet", f"{s3}/cifar10", "--path", source, "--holdout", "0"]
-    subprocess.run([*prepare, "--limit", str(NUM_ROWS)], check=True, capture_output=True)
+def test_killed_and_interrupted_it_ends_as_if_nothing_had_been(
+    s3: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given, root = settings(s3, tmp_path), str(tmp_path / "runs")
+    prepare("parquet", f"{s3}/cifar10", Options(path=cifar10(tmp_path), holdout=0, limit=NUM_ROWS))
 
-    straight = Train(s3, tmp_path, "straight")
-    assert straight.end() == 0, straight.log.read_text()
-    expected = RunRecord.read("straight", str(tmp_path / "runs"))
-
-    killed = Train(s3, tmp_path, "broken")
-    killed.wait_for_picture(3 * SAMPLE_EVERY)
+    killed = Train("cifar10-smoke", given)
+    killed.wait_for_picture(2 * SAMPLE_EVERY)
     assert killed.end(signal.SIGKILL) == -signal.SIGKILL
-    record = RunRecord.read("broken", str(tmp_path / "runs"))
+    record = RunRecord.read("broken", root)
     client = MlflowClient(record.tracking_uri)
     assert not record.finished and client.get_run(record.mlflow_run_id).info.status == "RUNNING"
     assert [state.step for state in record.checkpoints().values()] == [CHECKPOINT_EVERY]
 
-    stopped = Train(s3, tmp_path, "broken")
-    stopped.wait_for_picture(4 * SAMPLE_EVERY)
+    stopped = Train("cifar10-smoke", given)
+    stopped.wait_for_picture(3 * SAMPLE_EVERY)
     assert stopped.end(signal.SIGINT) == 130, stopped.log.read_text()
     text = stopped.log.read_text()
     assert f"resumed at {CHECKPOINT_EVERY}" in text and "the same command resumes" in text and "Traceback" not in text
     held = max(state.step for state in record.checkpoints().values())
-    assert 4 * SAMPLE_EVERY < held < NUM_UPDATES and f"stopped at {held} of {NUM_UPDATES}" in text
+    assert 3 * SAMPLE_EVERY <= held < NUM_UPDATES and f"stopped at {held} of {NUM_UPDATES}" in text
     assert client.get_run(record.mlflow_run_id).info.status == "KILLED"
 
-    resumed = Train(s3, tmp_path, "broken")
+    resumed = Train("cifar10-smoke", given)
     assert resumed.end() == 0, resumed.log.read_text()
     assert f"resumed at {held}" in resumed.log.read_text()
-    record = RunRecord.read("broken", str(tmp_path / "runs"))
+    record = RunRecord.read("broken", root)
     assert record.finished and client.get_run(record.mlflow_run_id).info.status == "FINISHED"
-    names = [run.info.run_name for run in client.search_runs([client.get_run(record.mlflow_run_id).info.experiment_id])]
-    assert sorted(names) == ["broken", "straight"]  # three processes, one MLflow run
+    runs = client.search_runs([client.get_run(record.mlflow_run_id).info.experiment_id])
+    assert [run.info.run_name for run in runs] == ["broken"]  # three processes, one MLflow run
 
-    assert weights(record) == weights(expected)
-    assert history(record) == history(expected)
-    assert all(list(steps) == list(range(1, NUM_UPDATES + 1)) for steps in history(expected).values())
-    model = Model.load(fetch_model("broken", "last", str(tmp_path / "runs")))
+    expected, losses = straight(given, tmp_path)
+    assert record.checkpoint("last").startswith(f"{s3}/runs/broken/step_{NUM_UPDATES:08d}-")
+    assert digests(record) == expected and len(expected) == 3
+    for name in METRICS:
+        assert dict(history(record, name)) == losses[name] and list(losses[name]) == list(range(1, NUM_UPDATES + 1))
+    model = Model.load(fetch_model("broken", "last", root))
     images = model.sample(2, seed=3)
     assert model.step == NUM_UPDATES and images.shape == (2, 3, 32, 32) and bool(images.isfinite().all())
 
-    again = Train(s3, tmp_path, "broken", "--address", "127.0.0.1:1")  # no Ray there: a finished run needs none
-    assert again.end() == 0, again.log.read_text()
-    assert f"complete: run broken at {NUM_UPDATES} updates" in again.log.read_text()
+    nowhere = "cluster.address=127.0.0.1:1"  # a finished run needs no Ray
+    assert command("train", "cifar10-smoke", *given, nowhere) == 0
+    assert f"complete: run broken at {NUM_UPDATES} updates" in capsys.readouterr().out
 
-    step, drawn = 2 * CHECKPOINT_EVERY + 2, tmp_path / "update.png"
-    replay = [CDRL, "replay", "straight", "--root", str(tmp_path / "runs"), "--step", str(step), "--picture", drawn]
+    step, drawn = 3 * CHECKPOINT_EVERY + 2, tmp_path / "update.png"
+    replay = [CDRL, "replay", "broken", "--root", root, "--step", str(step), "--picture", drawn]
     told = subprocess.run(replay, check=True, capture_output=True, text=True).stdout
     assert f"2 to make from the checkpoint at {step - 2}" in told and "equal the logged ones exactly" in told
     assert Image.open(drawn).height > 500
