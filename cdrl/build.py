@@ -1,5 +1,7 @@
 """From a configuration to what it describes: the schedule and fresh pairs of networks."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -12,7 +14,14 @@ from cdrl.method.nets import EnergyNet, Initializer, PointInitializer
 from cdrl.method.pairs import Pair, PairLadder, groups_of_levels
 from cdrl.method.schedule import Schedule
 
-__all__ = ["build_formulation", "build_ladder", "build_schedule", "check_buildable", "is_chunkwise"]
+__all__ = [
+    "build_formulation",
+    "build_ladder",
+    "build_schedule",
+    "check_buildable",
+    "is_chunkwise",
+    "usual_chunkwise",
+]
 
 
 def build_schedule(config: ScheduleConfig) -> Schedule:
@@ -58,11 +67,16 @@ def build_formulation(config: ComputeConfig, device: torch.device) -> Formulatio
 
 def is_chunkwise(config: Config, device: torch.device) -> bool:
     """Whether an update goes chunk by chunk: the same on every rank, and in a replay."""
-    if config.compute.chunkwise != "auto":
-        return config.compute.chunkwise == "always"
-    num_pairs = len(groups_of_levels(config.pairs, config.schedule.num_levels))
-    # small batches cost small nets dearly: only where workers share a pair, so that their number would show
-    return device.type == "cpu" and config.cluster.max_workers > num_pairs
+    chosen = config.compute.chunkwise
+    if chosen == "auto" and device.type == "cpu":
+        chosen = usual_chunkwise(config, len(groups_of_levels(config.pairs, config.schedule.num_levels)))
+    return chosen == "always"
+
+
+def usual_chunkwise(config: Config, num_trained: int) -> Literal["always", "never"]:
+    """What `auto` stands for: small batches cost small nets dearly, so only where workers share a pair, on CPUs."""
+    shared = config.cluster.max_workers > num_trained
+    return "always" if shared and not config.cluster.use_gpu else "never"
 
 
 def build_ladder(config: Config) -> PairLadder:

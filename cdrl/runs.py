@@ -14,7 +14,16 @@ from cdrl import storage
 from cdrl.config import Config, tree_digest
 from cdrl.errors import ConfigError, StorageError
 
-__all__ = ["Checkpoint", "RunRecord", "Which", "absolute", "checkpoints_below", "fetch_model", "step_folder"]
+__all__ = [
+    "Checkpoint",
+    "RunRecord",
+    "Which",
+    "absolute",
+    "cards_below",
+    "checkpoints_below",
+    "fetch_model",
+    "step_folder",
+]
 
 Which = Literal["best", "last"]
 
@@ -149,6 +158,28 @@ class RunRecord(BaseModel):
         return min(scored, key=lambda uri: scored[uri]) if which == "best" and scored else list(complete)[-1]
 
 
+def cards_below(uri: str) -> dict[str, Checkpoint | None]:
+    """Folder -> card of everything below `uri` that has a state.json, oldest first; None where that is damaged.
+
+    Raises:
+        StorageError: the place cannot be reached.
+    """
+    cards: dict[str, Checkpoint | None] = {}
+    for name in storage.listing(uri) if _has_folder(uri) else ():
+        folder, _, file = name.rpartition("/")
+        if file != "state.json" or not STEP_FOLDER.fullmatch(folder):
+            continue
+        place = storage.join(uri, name)
+        try:
+            cards[folder] = Checkpoint.unsealed(storage.read_bytes(place))
+        except ValueError:
+            cards[folder] = None
+        except StorageError:
+            if storage.exists(place):  # otherwise it was removed since, as one that need not be kept
+                raise
+    return cards
+
+
 def checkpoints_below(uri: str) -> dict[str, Checkpoint]:
     """Folder URI -> card of every checkpoint below `uri` that has all its files, oldest first.
 
@@ -156,18 +187,11 @@ def checkpoints_below(uri: str) -> dict[str, Checkpoint]:
         StorageError: the place cannot be reached.
     """
     names = set(storage.listing(uri)) if _has_folder(uri) else set()
-    complete = {}
-    for name in sorted(names):
-        folder, _, file = name.rpartition("/")
-        if file == "state.json" and STEP_FOLDER.fullmatch(folder):
-            place = storage.join(uri, folder)
-            try:
-                card = Checkpoint.unsealed(storage.read_bytes(storage.join(place, file)))
-            except ValueError:
-                continue
-            if all(f"{folder}/{part}" in names for part in card.files):
-                complete[place] = card
-    return complete
+    return {
+        storage.join(uri, folder): card
+        for folder, card in cards_below(uri).items()
+        if card is not None and all(f"{folder}/{part}" in names for part in card.files)
+    }
 
 
 def fetch_model(ref: str, which: Which = "best", root: str = "runs") -> Path:

@@ -55,16 +55,18 @@ def train_again(
     if differing := differences(*kept):
         raise ConfigError(f"--levels: only training.* may differ from run {record.run_id!r}: {'; '.join(differing)}")
     base = record.checkpoint("best")
-    named = "-".join(map(str, sorted(set(levels))))
+    named = "-".join(map(str, sorted(set(levels))))[:40].strip("-")
+    trained = tree_digest([sorted(set(levels)), config.training.model_dump(mode="json")])
     run = config.run.model_copy(
         update={
-            "name": f"levels-{named}-{tree_digest(config.training.model_dump(mode='json'))[:8]}",
+            "name": f"levels-{named}-{trained[:8]}",
             "root": str(record.directory),
             "storage": record.checkpoint_uri if config.run.storage else None,
         }
     )
+    compute = config.compute.model_copy(update={"chunkwise": "auto"})  # the workers may share pairs now
     tracking = config.tracking.model_copy(update={"uri": record.tracking_uri})
-    config = config.model_copy(update={"run": run, "tracking": tracking})
+    config = config.model_copy(update={"run": run, "tracking": tracking, "compute": compute})
     outcome = launch(config, score=score, again=Again(pairs, base), console=console)
     if outcome.complete:
         _put(record, base, outcome.record, pairs)
@@ -96,7 +98,11 @@ def _put(record: RunRecord, base: str, again: RunRecord, pairs: tuple[int, ...])
     newer = again.checkpoint("last")
     old, new = record.checkpoints()[base], again.checkpoints()[newer]
     ours = {file(number) for number in pairs for file in (pair_file, train_file)}
-    place = storage.join(record.checkpoint_uri, step_folder(old.step, new_attempt()))
+    newest = record.checkpoints()[record.checkpoint("last")]
+    if all(newest.files.get(file) == new.files[file] for file in ours):
+        return  # they are there already
+    # after all others, whatever the step of the one with the other pairs
+    place = storage.join(record.checkpoint_uri, step_folder(newest.step, new_attempt(record.checkpoint_uri)))
     with tempfile.TemporaryDirectory(prefix="cdrl-again-") as name:
         folder = Path(name)
         files: dict[str, str] = {}

@@ -28,6 +28,8 @@ __all__ = ["fit"]
 
 POLL_S = 0.15
 END_S = 60.0
+KILL_S = 20.0
+COLLECTIVE_MARGIN_S = 600.0
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -63,15 +65,22 @@ def fit(
     thread = threading.Thread(target=train, name="fit", daemon=True)
     with _stopping(listener.progress) as signals:
         thread.start()
+        heard_s = time.monotonic()
         try:
             while thread.is_alive():
                 thread.join(POLL_S)
                 if signals:
                     ray.get(board.stop.remote())
                 listener.take(ray.get(board.take.remote()))
-                for beat, reason in hanging(ray.get(board.beats.remote()), config.cluster.hang_after_s):
+                beats = ray.get(board.beats.remote())
+                heard_s = time.monotonic() if _alive(beats) else heard_s
+                if signals and time.monotonic() - heard_s > END_S:
+                    listener.event("no worker is there to write a checkpoint: the run ends with the last one")
+                    _end(board, thread)
+                    break
+                for beat, reason in hanging(beats, config.cluster.hang_after_s):
                     ray.get(board.begin.remote())
-                    if ray.get(_kill(beat)):
+                    if _killed([beat]):
                         listener.event(f"{beat}: {reason}; it is killed, and all start again at the newest checkpoint")
         except BaseException:  # a second Ctrl-C, or an error of the tracking server
             _end(board, thread)
@@ -93,7 +102,7 @@ def _trainer(config: Config, job: Job, folder: str) -> Any:
     if config.cluster.address is None:  # nobody takes this machine away; a process less to wait for
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     import ray.train
-    from ray.train.torch import TorchTrainer
+    from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.config import LoggingConfig
 
     from cdrl.training.haste import BeforeResize
@@ -103,6 +112,10 @@ def _trainer(config: Config, job: Job, folder: str) -> Any:
     return TorchTrainer(
         work,
         train_loop_config={"job": job},
+        # a rank that waits out an outage keeps the others waiting in a collective; hangs are ours to find
+        torch_config=TorchConfig(
+            timeout_s=int(config.run.storage_patience_s + cluster.hang_after_s + COLLECTIVE_MARGIN_S)
+        ),
         scaling_config=ray.train.ScalingConfig(
             num_workers=cluster.num_workers,
             use_gpu=cluster.use_gpu,
@@ -131,8 +144,28 @@ def _end(board: Any, thread: threading.Thread) -> None:
     deadline_s = time.monotonic() + END_S
     while thread.is_alive() and time.monotonic() < deadline_s:
         beats = ray.get(board.beats.remote())
-        ray.get([board.begin.remote(), *(_kill(beat) for beat, _ in beats.values() if not beat.done)])
+        ray.get(board.begin.remote())
+        _killed([beat for beat, _ in beats.values() if not beat.done])
         thread.join(POLL_S)
+
+
+def _alive(beats: dict[int, tuple[Beat, float]]) -> bool:
+    return any(age_s < END_S and not beat.done for beat, age_s in beats.values())
+
+
+def _killed(beats: list[Beat]) -> bool:
+    """End workers, each from its own machine; whether one was there. A machine that does not answer is left to Ray."""
+    import ray
+
+    started = [_kill(beat) for beat in beats]
+    ready, _ = ray.wait(started, num_returns=len(started), timeout=KILL_S) if started else ([], [])
+    found = []
+    for reference in ready:
+        try:
+            found.append(ray.get(reference))
+        except ray.exceptions.RayError:  # it was lost in this moment
+            continue
+    return any(found)
 
 
 def _kill(beat: Beat) -> Any:

@@ -86,7 +86,8 @@ class Grid:
         Args:
             exact: updates are chunkwise, and the sum shall have the same bits for every world.
         """
-        groups = {pair: dist.new_group(ranks) for pair, ranks in self.ranks.items() if len(ranks) > 1}
+        with self.waiting("the start of all ranks"):
+            groups = {pair: dist.new_group(ranks) for pair, ranks in self.ranks.items() if len(ranks) > 1}
         pair = self.pairs[0]
         if pair not in groups:
             return None

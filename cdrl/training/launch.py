@@ -9,7 +9,8 @@ from typing import Any
 
 from rich.console import Console
 
-from cdrl.build import build_schedule, check_buildable
+from cdrl import storage
+from cdrl.build import build_schedule, check_buildable, usual_chunkwise
 from cdrl.config import Config
 from cdrl.data import Dataset, Manifest
 from cdrl.errors import CdrlError, ConfigError
@@ -67,11 +68,13 @@ def launch(
     num_pairs = len(groups_of_levels(config.pairs, config.schedule.num_levels))
     for world in {config.cluster.min_workers, config.cluster.max_workers}:
         grid = Grid(num_pairs, config.training.num_chunks, world, trained=again.pairs if again else None)
-    record = _record(config, manifest)
+    record = _record(_settled(config, grid), manifest)
+    config = record.config
     if record.finished:
         return Outcome(record, config.training.num_updates, complete=True)
     done = max((state.step for state in record.checkpoints().values()), default=0)
-    Dataset.of(config.data)  # a damaged shard is told here, before anything starts
+    if config.cluster.address is None or storage.is_local(config.data.uri):
+        Dataset.of(config.data)  # a damaged shard is told here, before anything starts; elsewhere by the workers
     tracking_uri = record.tracking_uri or config.tracking.uri or server.default_uri(config.run.root)
     server.connect(tracking_uri)  # and a dead server
     images_per_update = config.training.batch_size * len(grid.ranks)
@@ -95,7 +98,7 @@ def launch(
                 tracked.log_image("schedule", schedule_plot(build_schedule(config.schedule)), 0)
             resumed = f", resumed at {done}" if done else ""
             progress.say(f"run {record.run_id} in {record.directory}{resumed}")
-            listener = Listener(tracked, progress, record.directory, done)
+            listener = Listener(tracked, progress, record.directory)
             try:
                 stopped_by = fit(config, record, listener, score, again)
             except CdrlError as error:
@@ -103,12 +106,13 @@ def launch(
                 raise
             finally:
                 listener.close()
-            complete = listener.checkpointed >= config.training.num_updates
+            step = max((card.step for card in record.checkpoints().values()), default=0)
+            complete = step >= config.training.num_updates
             if complete:
                 record.finished = True
                 record.write(config.run.root)
             status = "FINISHED" if complete else "KILLED"
-            return Outcome(record, listener.checkpointed, complete, stopped_by)
+            return Outcome(record, step, complete, stopped_by)
         except KeyboardInterrupt:
             status = "KILLED"
             raise
@@ -132,6 +136,18 @@ def check_data(config: Config, manifest: Manifest) -> None:
             f"data.num_classes: the configuration says {config.data.num_classes}, the data at {config.data.uri} have "
             f"{len(manifest.class_names)}; use that, or 0 for an unconditional model"
         )
+
+
+def _settled(config: Config, grid: Grid) -> Config:
+    """With `compute.chunkwise` decided: once for a run, so that another number of workers does not change its bits."""
+    if config.compute.chunkwise != "auto":
+        return config
+    found = RunRecord.find(config.run_id, config.run.root)
+    if found is not None:
+        chosen = found.config.compute.chunkwise
+    else:
+        chosen = usual_chunkwise(config, len(grid.ranks))
+    return config.model_copy(update={"compute": config.compute.model_copy(update={"chunkwise": chosen})})
 
 
 def _record(config: Config, manifest: Manifest) -> RunRecord:

@@ -29,7 +29,8 @@ class Hooks:
         log: metrics of the owned pairs, after every `run.log_every` updates.
         stop: after every update: whether to stop here.
         sample: after every `run.sample_every` updates.
-        checkpoint: after every `run.checkpoint_every` updates, at the end, and where the loop is told to stop or hurry.
+        checkpoint: after every `run.checkpoint_every` updates, at the end, and where the loop is told to stop or hurry;
+            returns what ran away since the last judgement, instead of saving it.
         judge: before `log` and regular checkpoints: what the sentinels of all ranks make of what they have seen.
         hurry: after `stop`: whether a checkpoint is wanted here before its time.
     """
@@ -37,7 +38,7 @@ class Hooks:
     log: Callable[[dict[int, StepMetrics]], None]
     stop: Callable[[], bool]
     sample: Callable[[], None]
-    checkpoint: Callable[[], None]
+    checkpoint: Callable[[], Breach | None]
     judge: Callable[[], Breach | None] = lambda: None
     hurry: Callable[[], bool] = lambda: False
 
@@ -79,8 +80,8 @@ def train(state: TrainState, dataset: Dataset, hooks: Hooks, synchronise: Synchr
         if sample:
             hooks.sample()
         stop = hooks.stop()
-        if save or stop or hooks.hurry():
-            hooks.checkpoint()
+        if (save or stop or hooks.hurry()) and (breach := hooks.checkpoint()):
+            return breach
         if stop:
             break
     return None

@@ -58,7 +58,8 @@ class Pulse:
     def __init__(self, send: Callable[[Beat], None], rank: int, node: str) -> None:
         self._send, self._rank, self._node = send, rank, node
         self._born_s = psutil.Process().create_time()
-        self._now = ("starting", False, time.monotonic())  # one tuple, so that the thread reads what belongs together
+        # what, whether waiting for others, since when; one tuple, so that the thread reads what belongs together
+        self._now: tuple[str, bool, float | None] = ("starting", False, None)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="pulse", daemon=True)
 
@@ -78,17 +79,33 @@ class Pulse:
         """Progress was made, and this comes next."""
         self._now = (doing, False, time.monotonic())
 
+    def prepare(self, doing: str) -> None:
+        """From here to the next progress: work that may take long without a word, and lives while its process does."""
+        self._now = (doing, False, None)
+
     @contextmanager
     def waiting(self, what: str) -> Iterator[None]:
         """Around a collective."""
-        doing, _, _ = self._now
-        self._now = (f"{doing}, waiting in {what}", True, time.monotonic())
+        before = self._now
+        self._now = (f"{before[0]}, waiting in {what}", True, time.monotonic())
         yield
-        self.moved(doing)
+        self._return(before)
+
+    @contextmanager
+    def working(self, doing: str) -> Iterator[None]:
+        """Around work such as `prepare` is for."""
+        before = self._now
+        self.prepare(doing)
+        yield
+        self._return(before)
+
+    def _return(self, before: tuple[str, bool, float | None]) -> None:
+        doing, _, since_s = before
+        self._now = (doing, False, None if since_s is None else time.monotonic())
 
     def _said(self, done: bool = False) -> Beat:
         doing, waiting, since_s = self._now
-        still_s = time.monotonic() - since_s
+        still_s = 0.0 if since_s is None else time.monotonic() - since_s
         return Beat(self._rank, self._node, os.getpid(), self._born_s, doing, waiting, still_s, done)
 
     def _beat(self) -> None:

@@ -134,7 +134,9 @@ def replay(
             f"run {record.run_id!r} was trained on other data: expected manifest {record.manifest_digest[:12]}, "
             f"{place} has {dataset.manifest.digest[:12]}; give the run's dataset with --data"
         )
-    config = config.model_copy(update={"run": config.run.model_copy(update={"log_every": 1})})
+    run = config.run.model_copy(update={"log_every": 1})
+    # an update that was refused is refused again, and said so
+    config = config.model_copy(update={"run": run, "sentinel": config.sentinel.model_copy(update={"enabled": False})})
     use_gpu = config.cluster.use_gpu and torch.cuda.is_available()
     if not use_gpu:
         torch.set_num_threads(1)

@@ -126,18 +126,18 @@ def rescue(
 
 
 def roll_back_to(checkpoints: Iterable[tuple[int, int]], rescues: Sequence[Rescue], breach_step: int) -> int:
-    """The step of the newest checkpoint that counts and that no rescue has used; 0 = none, begin again.
+    """The step of the newest checkpoint that counts and that no rescue has used; 0 = there is none, begin again.
 
     A run that broke again from the same checkpoint may have been on its way when it was written: one further back.
+    Where all have been used, the oldest is used again, with other noise: long training is not thrown away for it.
     """
-    fresh = [
-        step
+    counting = [
+        (step, num_rescues)
         for step, num_rescues in checkpoints
-        if step < breach_step
-        and on_timeline(step, num_rescues, rescues)
-        and all(each.from_step != step for each in rescues[num_rescues:])
+        if step < breach_step and on_timeline(step, num_rescues, rescues)
     ]
-    return max(fresh, default=0)
+    fresh = [step for step, made in counting if all(each.from_step != step for each in rescues[made:])]
+    return max(fresh, default=min((step for step, _ in counting), default=0))
 
 
 def on_timeline(checkpoint_step: int, num_rescues: int, rescues: Sequence[Rescue]) -> bool:

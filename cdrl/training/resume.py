@@ -10,12 +10,12 @@ import torch
 
 from cdrl import storage
 from cdrl.errors import RegistryError, StorageError
-from cdrl.runs import Checkpoint, checkpoints_below
+from cdrl.runs import Checkpoint, cards_below, checkpoints_below
 from cdrl.training.checkpoint import SENTINEL_FILE, read_card, read_checkpoint, train_file
 from cdrl.training.grid import Grid
 from cdrl.training.rescue import Rescue, on_timeline
 from cdrl.training.state import TrainState
-from cdrl.training.store import published, remove_checkpoint
+from cdrl.training.store import remove_checkpoint
 from cdrl.weights import pair_file
 
 __all__ = ["agreed", "fetched", "measured_costs", "newest_first", "resume"]
@@ -37,26 +37,24 @@ def newest_first(uri: str, rescues: Sequence[Rescue]) -> list[str]:
         StorageError: the place cannot be reached.
     """
     candidates = []
-    for folder in published(uri):
-        try:
-            card = Checkpoint.unsealed(storage.read_bytes(storage.join(uri, folder, "state.json")))
-        except ValueError:
-            candidates.append(folder)  # damaged; whoever reads it says so
-            continue
-        if on_timeline(card.step, card.rescues, rescues):
+    for folder, card in reversed(cards_below(uri).items()):
+        if card is None or on_timeline(card.step, card.rescues, rescues):  # of a damaged one, whoever reads it says so
             candidates.append(folder)
         else:
-            remove_checkpoint(uri, folder, storage.listing(uri))
+            remove_checkpoint(uri, folder)
     return candidates
 
 
-def measured_costs(uri: str) -> list[float]:
+def measured_costs(uri: str, identity: str) -> list[float]:
     """Seconds of an update of each trained pair, as the newest checkpoint has it; empty where nothing is known.
+
+    Args:
+        identity: digest of the run's; what another run has left there says nothing.
 
     Raises:
         StorageError: the place cannot be reached.
     """
-    cards = list(checkpoints_below(uri).values())
+    cards = [card for card in checkpoints_below(uri).values() if card.identity == identity]
     costs = list(cards[-1].cost_s) if cards else []
     return costs if all(costs) else []
 
@@ -112,7 +110,7 @@ def fetched(uri: str, pairs: Sequence[int]) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="cdrl-resume-") as name:
         folder = Path(name)
-        storage.download(storage.join(uri, "state.json"), folder / "state.json")
+        _fetch(storage.join(uri, "state.json"), folder / "state.json")
         wanted = {"model.json", SENTINEL_FILE, *map(pair_file, pairs), *map(train_file, pairs)}
         for file in read_card(folder / "state.json").files:
             if not re.fullmatch(CHECKPOINT_FILE, file):

@@ -7,7 +7,6 @@ checkpoints that need not be kept. Whatever dies on the way leaves a folder with
 
 import contextvars
 import json
-import re
 import secrets
 import tempfile
 import time
@@ -21,36 +20,36 @@ from typing import Self
 from cdrl import storage
 from cdrl.errors import StorageError
 from cdrl.model import Model
-from cdrl.runs import STEP_FOLDER, Checkpoint, checkpoints_below, step_folder
+from cdrl.runs import STEP_FOLDER, Checkpoint, cards_below, checkpoints_below, step_folder
 from cdrl.training.checkpoint import Snapshot, write_cards, write_tensors
 
-__all__ = ["Keep", "Store", "new_attempt", "published", "remove_checkpoint"]
+__all__ = ["Keep", "Store", "new_attempt", "remove_checkpoint"]
 
 POLL_S = 0.2
+GRACE_S = 30.0
 LIST_FILE = "rank-{:05d}.json"
 
 Told = Callable[[Checkpoint, float], None]
 """Called on rank 0 with the card of a checkpoint that stands, and with the seconds that writing took."""
 
 
-def new_attempt() -> str:
-    """A name for workers that start now (`cdrl.runs.step_folder`)."""
-    return f"{int(time.time()):08x}{secrets.token_hex(2)}"
+def new_attempt(uri: str) -> str:
+    """A name for workers that start now (`cdrl.runs.step_folder`), larger than those of all checkpoints below `uri`."""
+    known = (int(folder.rpartition("-")[2][:8], 16) for folder in cards_below(uri))
+    return f"{max(int(time.time()), 1 + max(known, default=0)):08x}{secrets.token_hex(2)}"
 
 
 @dataclass(frozen=True)
 class Keep:
-    """Which checkpoints stay.
+    """Which checkpoints stay, beside the one with the lowest score.
 
     Attributes:
         last: the newest ones, at least 1.
         every: those after a multiple of so many updates; None = none for that reason.
-        best: the one with the lowest score.
     """
 
     last: int = 2
     every: int | None = None
-    best: bool = True
 
     def kept(self, known: dict[str, Checkpoint]) -> set[str]:
         """Those that stay of the checkpoints in `known`, oldest first."""
@@ -58,16 +57,9 @@ class Keep:
         if self.every is not None:
             stay |= {uri for uri, card in known.items() if card.step % self.every == 0}
         scores = {uri: card.score for uri, card in known.items() if card.score is not None}
-        if self.best and scores:
+        if scores:
             stay.add(min(scores, key=lambda uri: scores[uri]))
         return stay
-
-
-def published(uri: str) -> list[str]:
-    """The folders below `uri` that have a state.json, whole or damaged, newest first."""
-    names = (name.split("/") for name in storage.listing(uri))
-    folders = {parts[0] for parts in names if len(parts) == 2 and parts[1] == "state.json"}
-    return sorted(filter(STEP_FOLDER.fullmatch, folders), reverse=True)
 
 
 class Store:
@@ -78,7 +70,6 @@ class Store:
         attempt: of these workers, equal on all ranks (`cdrl.runs.step_folder`).
         rank: this one.
         writers: the ranks that speak for a pair.
-        patience_s: how long rank 0 waits for the files of the others.
         keep: which checkpoints stay.
         told: see `Told`.
         before: called on rank 0 with the card of a checkpoint that is about to become one.
@@ -90,16 +81,16 @@ class Store:
         attempt: str,
         rank: int,
         writers: set[int],
-        patience_s: float,
         keep: Keep,
         told: Told,
         before: Callable[[Checkpoint], None] = lambda card: None,
     ) -> None:
         self.uri, self._attempt, self._rank, self._writers = uri, attempt, rank, writers
-        self._patience_s, self._keep, self._told = patience_s, keep, told
+        self._keep, self._told = keep, told
         self._before = before
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Future[None] | None = None
+        self._deadline_s: float | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -108,6 +99,8 @@ class Store:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Finish what is on its way, whatever ended the training; an error of the training goes first."""
+        if error is not None:
+            self._deadline_s = time.monotonic() + GRACE_S  # other ranks may be no more
         try:
             self.settle()
         except StorageError:
@@ -116,19 +109,17 @@ class Store:
         finally:
             self._thread.shutdown()
 
-    def save(self, content: Snapshot, model: Model) -> float:
-        """Begin to write this rank's part; returns the seconds spent waiting for the previous one to be written.
+    def save(self, content: Snapshot, model: Model) -> None:
+        """Begin to write this rank's part, once the previous one is written.
 
         One checkpoint is on its way at a time, so that the newest is never given up for a newer one.
 
         Raises:
             StorageError: the previous one could not be written.
         """
-        begin_s = time.monotonic()
         self.settle()
         carried = contextvars.copy_context()  # with the patience of this one
         self._pending = self._thread.submit(carried.run, self._write, content, model)
-        return time.monotonic() - begin_s
 
     def settle(self) -> None:
         """Wait until this rank's part of what was begun is written; on rank 0, until the checkpoint stands.
@@ -164,10 +155,10 @@ class Store:
         self._prune()
 
     def _awaited(self, uri: str, rank: int) -> bytes:
-        deadline_s = time.monotonic() + self._patience_s
+        """Another rank's list. A rank that is late is waited for: one that died ends this one too, through Ray."""
         while not storage.exists(uri):
-            if time.monotonic() > deadline_s:
-                raise StorageError(f"{uri}: rank {rank} has not written its part within {self._patience_s:g} s")
+            if self._deadline_s is not None and time.monotonic() > self._deadline_s:
+                raise StorageError(f"{uri}: rank {rank} has not written its part before the training ended")
             time.sleep(POLL_S)
         return storage.read_bytes(uri)
 
@@ -180,11 +171,10 @@ class Store:
         folders = {name.partition("/")[0] for name in names if "/" in name}
         for folder in filter(STEP_FOLDER.fullmatch, folders):
             if folder not in stay and folder < newest:
-                remove_checkpoint(self.uri, folder, names)
+                remove_checkpoint(self.uri, folder)
 
 
-def remove_checkpoint(uri: str, folder: str, names: list[str]) -> None:
-    """Remove a folder's files, given the names below `uri`; state.json first, after which it is no checkpoint."""
-    files = [name for name in names if re.match(rf"{re.escape(folder)}/", name)]
-    for name in sorted(files, key=lambda name: not name.endswith("/state.json")):
-        storage.remove(storage.join(uri, name))
+def remove_checkpoint(uri: str, folder: str) -> None:
+    """Remove a folder; state.json first, after which it is no checkpoint."""
+    storage.remove(storage.join(uri, folder, "state.json"))
+    storage.remove_folder(storage.join(uri, folder))

@@ -70,14 +70,16 @@ class _Worker:
         if self.device.type == "cpu":
             torch.set_num_threads(1)  # two threads on shared cores are several times slower than one
         check_shared(job.checkpoints, job.mark)
+        identity = config.identity_digest
         groups = groups_of_levels(config.pairs, config.schedule.num_levels)
         trained = None if job.again is None else job.again.pairs
         place = (len(groups), config.training.num_chunks, context.get_world_size(), context.get_world_rank(), trained)
         grid = Grid(*place, waiting=pulse.waiting)
-        costs = json.loads(agreed(grid, lambda: json.dumps(measured_costs(job.checkpoints))))
+        costs = json.loads(agreed(grid, lambda: json.dumps(measured_costs(job.checkpoints, identity))))
         self.grid = replace(grid, costs=costs or None)
-        self.base = None if job.again is None else Model.load(fetch_model(job.again.base))
-        self.dataset = Dataset.of(config.data)
+        with pulse.working("fetching the data"):
+            self.base = None if job.again is None else Model.load(fetch_model(job.again.base))
+            self.dataset = Dataset.of(config.data)
         self.synchronise = self.grid.synchroniser(exact=is_chunkwise(config, self.device))
         self.check_every = 1
         # somebody may take away the machines of a cluster that was there before the run
@@ -87,31 +89,36 @@ class _Worker:
 
     def run(self) -> None:
         """Train to the end, with rescues on the way."""
-        run, place = self.config.run, self.job.checkpoints
-        # ranks that were started together write into one folder, which nobody else writes into
-        attempt = agreed(self.grid, new_attempt)
-        rescues = self.agreed_rescues(lambda: read_rescues(place))
-        writers = {self.grid.owner(number) for number in range(self.grid.num_pairs)}
-        keep = Keep(run.keep_last, run.keep_every)
-        told = (self.stands, self.heard)
-        with Store(place, attempt, self.grid.rank, writers, run.storage_patience_s, keep, *told) as self.store:
-            while breach := self.train(rescues):
-                self.store.settle()  # the newest checkpoint may be the one to go back to
-                rescues = self.agreed_rescues(partial(self.rescued, breach, rescues))
+        rescues = self.agreed_rescues(lambda: read_rescues(self.job.checkpoints))
+        while breach := self.train(rescues):
+            rescues = self.agreed_rescues(partial(self.rescued, breach, rescues))
 
     def train(self, rescues: Sequence[Rescue]) -> Breach | None:
         """Train from the newest whole checkpoint on; returns what ran away, if something did."""
-        place = self.job.checkpoints
+        place, run = self.job.checkpoints, self.config.run
+        self.pulse.prepare("starting")
+        vars(self).pop("state", None)  # there may be no room for two
         self.state = TrainState(self.config, self.grid, self.device, rescues)
+        if rescues and self.grid.rank == 0:
+            self.post("rescue", {"rescues": rescues})
         if self.base is not None:
             self.state.adopt(self.base)
         candidates = json.loads(agreed(self.grid, lambda: json.dumps(newest_first(place, rescues))))
-        resume(self.state, place, candidates, self.dataset.manifest.digest, self.tell)
+        with self.pulse.working("resuming"):
+            resume(self.state, place, candidates, self.dataset.manifest.digest, self.tell)
         if isinstance(self.config.cluster.num_workers, tuple):
             self.tell(f"{self.grid.world} workers train from update {self.state.step} on")
         self.checked = time.monotonic(), self.state.step  # when, and after which update
         hooks = Hooks(self.log, self.stop, self.sample, self.save, self.judge, lambda: self.in_haste)
-        return train(self.state, self.dataset, hooks, self.synchronise)
+        # ranks that were started together write into one folder, which nobody else writes into
+        attempt = agreed(self.grid, lambda: new_attempt(place))
+        writers = {self.grid.owner(number) for number in range(self.grid.num_pairs)}
+        keep = Keep(run.keep_last, run.keep_every)
+        with Store(place, attempt, self.grid.rank, writers, keep, self.stands, self.heard) as self.store:
+            breach = train(self.state, self.dataset, hooks, self.synchronise)
+            with self.pulse.working("writing the last checkpoint"):
+                self.store.settle()  # it may be the one to go back to
+        return breach
 
     def agreed_rescues(self, found: Callable[[], Sequence[Rescue]]) -> Sequence[Rescue]:
         """The rescues that rank 0 finds, on every rank. A collective."""
@@ -127,7 +134,6 @@ class _Worker:
         known = [(card.step, card.rescues) for card in checkpoints_below(place).values()]
         rescues = (*rescues, rescue(breach, self.config.sentinel, rescues, known))
         storage.write_bytes(storage.join(place, RESCUES_FILE), RESCUES.dump_json(rescues, indent=1))
-        self.post("rescue", {"rescues": rescues})
         return rescues
 
     def post(self, kind: Any, content: dict[str, Any], step: int | None = None) -> None:
@@ -201,24 +207,32 @@ class _Worker:
         self.state.settle_average()
         self.state.share_average()
         if self.grid.rank == 0:
-            self.post("picture", {"samples": png_bytes(_picture(self.model()))})
+            with self.pulse.working("sampling"):
+                self.post("picture", {"samples": png_bytes(_picture(self.model()))})
 
-    def save(self) -> None:
-        """Score and begin to write a checkpoint. A collective."""
-        begin_s = time.monotonic()
-        if (sentinel := self.state.sentinel) is not None:  # where a run is stopped, judgement waits for its usual step
-            sentinel.hold(self.grid.sum(sentinel.table()))
+    def save(self) -> Breach | None:
+        """Score and begin to write a checkpoint, of a state that is finite. A collective."""
+        if (sentinel := self.state.sentinel) is not None:
+            table = self.grid.sum(sentinel.table())
+            if not table.isfinite().all():
+                return sentinel.judge(table, self.state.step)
+            sentinel.hold(table)  # where a run is stopped, judgement waits for its usual step
         self.state.settle_average()
-        value = None
+        begin_s, value = time.monotonic(), None
         if self.job.score is not None:
             self.state.share_average()
-            value = self.job.score(self.model()) if self.grid.rank == 0 else None
+            if self.grid.rank == 0:
+                with self.pulse.working("scoring"):
+                    value = self.job.score(self.model())
         costs = self.grid.sum(torch.tensor([self.spoken_cost_s(pair) for pair in self.grid.ranks], dtype=torch.float64))
         scored_s = time.monotonic()
+        with self.pulse.working("waiting for the checkpoint before"):
+            self.store.settle()
         content = snapshot(self.state, self.dataset.manifest.digest, value, costs.tolist())
         self.store.save(content, self.model())
         if self.grid.rank == 0:
             self.post("saving", {"checkpoint_stall_s": time.monotonic() - scored_s, "score_s": scored_s - begin_s})
+        return None
 
     def spoken_cost_s(self, pair: int) -> float:
         """What an update of a pair costs, where this rank speaks for it; else 0."""

@@ -160,7 +160,7 @@ def damage(uri: str, how: Callable[[bytes], bytes]) -> bytes:
 
 def save(uri: str, state: TrainState, dataset: Dataset) -> None:
     """Write a checkpoint of the only rank, and wait for it."""
-    with Store(uri, ATTEMPT, 0, {0}, 30.0, Keep(last=9), lambda card, write_s: None) as store:
+    with Store(uri, ATTEMPT, 0, {0}, Keep(last=9), lambda card, write_s: None) as store:
         state.settle_average()
         manifest = dataset.manifest
         model = Model(state.config, state.average, manifest.class_names, manifest.digest, state.step)

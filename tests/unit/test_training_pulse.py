@@ -65,6 +65,22 @@ def test_a_pulse_tells_what_its_rank_does_and_when_it_is_done() -> None:
     assert str(first).startswith("rank 3 (process ")
 
 
+def test_long_work_is_no_hang_while_the_process_lives() -> None:
+    sent = list[Beat]()
+    with Pulse(sent.append, 0, "node") as of:
+        with of.waiting("the start of all ranks"):
+            pass
+        starting = of._said()
+        of.moved("after update 1")
+        with of.working("scoring"):
+            time.sleep(0.05)
+            scoring = of._said()
+        time.sleep(0.05)
+        moving = of._said()
+    assert (starting.doing, starting.still_s) == ("starting", 0) and (scoring.doing, scoring.still_s) == ("scoring", 0)
+    assert moving.doing == "after update 1" and moving.still_s >= 0.05
+
+
 def test_a_worker_that_dies_by_an_error_is_not_done() -> None:
     sent = list[Beat]()
     try:

@@ -1,5 +1,6 @@
 """Checkpoints in their place: visible last and whole, found again newest first, none that is damaged or given up."""
 
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -13,13 +14,13 @@ from cdrl import storage
 from cdrl.data import Dataset
 from cdrl.errors import ConfigError, RegistryError, StorageError
 from cdrl.model import Model
-from cdrl.runs import Checkpoint, checkpoints_below, step_folder
+from cdrl.runs import Checkpoint, cards_below, checkpoints_below, step_folder
 from cdrl.training.checkpoint import snapshot
 from cdrl.training.grid import Grid
 from cdrl.training.rescue import Rescue
 from cdrl.training.resume import newest_first, resume
 from cdrl.training.state import TrainState
-from cdrl.training.store import Keep, Store, published
+from cdrl.training.store import Keep, Store, new_attempt
 from tests.training_parts import ATTEMPT, digits, run_to, tiny_config, tiny_state
 
 CONFIG = tiny_config("pairs=per_level", "training.num_updates=9")
@@ -34,9 +35,9 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 ALL = Keep(last=9)
 
 
-def store(place: Path, grid: Grid, *, keep: Keep = ALL, patience_s: float = 30.0) -> Store:
+def store(place: Path, grid: Grid, *, keep: Keep = ALL) -> Store:
     writers = {grid.owner(number) for number in range(grid.num_pairs)}
-    return Store(str(place), ATTEMPT, grid.rank, writers, patience_s, keep, lambda card, write_s: None)
+    return Store(str(place), ATTEMPT, grid.rank, writers, keep, lambda card, write_s: None)
 
 
 def save(to: Store, state: TrainState, dataset: Dataset) -> None:
@@ -89,7 +90,7 @@ def test_a_checkpoint_stands_when_all_ranks_have_written_their_part(tmp_path: Pa
         names = set()
         while "train-00.safetensors" not in names:
             names = {path.name for path in folder(tmp_path, 2).glob("*")}
-        assert checkpoints_below(str(tmp_path)) == {} and published(str(tmp_path)) == []
+        assert checkpoints_below(str(tmp_path)) == cards_below(str(tmp_path)) == {}
         with store(tmp_path, states[1].grid) as second:
             save(second, states[1], dataset)
     (card,) = checkpoints_below(str(tmp_path)).values()
@@ -105,12 +106,16 @@ def test_a_checkpoint_stands_when_all_ranks_have_written_their_part(tmp_path: Pa
     )
 
 
-def test_a_rank_that_never_writes_its_part_is_named(tmp_path: Path, dataset: Dataset) -> None:
+def test_without_the_part_of_a_rank_that_is_no_more_nothing_stands(
+    tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cdrl.training.store.GRACE_S", 0.3)
     state = tiny_state(CONFIG, Grid(2, 4, 2, 0))
-    with pytest.raises(StorageError, match="rank 1 has not written its part within 0.3 s"):
-        with store(tmp_path, state.grid, patience_s=0.3) as to:
+    with pytest.raises(RuntimeError, match="the other rank is gone"):
+        with store(tmp_path, state.grid) as to:
             save(to, state, dataset)
-    assert published(str(tmp_path)) == []
+            raise RuntimeError("the other rank is gone")
+    assert cards_below(str(tmp_path)) == {}
 
 
 def test_a_place_that_cannot_be_written_is_told_at_the_next_save(tmp_path: Path, dataset: Dataset) -> None:
@@ -168,6 +173,14 @@ def test_a_run_with_none_that_is_whole_does_not_begin_anew_by_itself(place: Path
         resumed(place, dataset)
 
 
+def test_an_attempt_is_newer_than_all_before_whatever_the_clocks_say(place: Path) -> None:
+    ahead = place / step_folder(1, "ffffff000000")
+    shutil.copytree(folder(place, 2), ahead)
+    assert new_attempt(str(place)) > "ffffff000000" > ATTEMPT
+    shutil.rmtree(ahead)
+    assert new_attempt(str(place))[:8] < "ffffff00"
+
+
 def test_checkpoints_of_another_run_are_no_reason_to_look_further(place: Path, dataset: Dataset) -> None:
     state = tiny_state(tiny_config("pairs=per_level", "training.num_updates=9", "training.seed=9"))
     with pytest.raises(ConfigError, match="from another configuration"):
@@ -178,7 +191,7 @@ def test_what_a_rescue_went_back_past_is_removed(place: Path, dataset: Dataset) 
     seen = {"pair": 0, "level": 0, "step": 7, "quantity": "f", "value": 9.0, "bound": 1.0}
     made = Rescue(number=1, **seen, from_step=4, lower="learning_rate", factor=0.5)
     assert [name[:13] for name in newest_first(str(place), [made])] == ["step_00000004", "step_00000002"]
-    assert not folder(place, 6).exists() or list(folder(place, 6).iterdir()) == []
+    assert not folder(place, 6).exists()
     state = tiny_state(CONFIG)
     state.rescues = [made]
     resume(state, str(place), newest_first(str(place), [made]), dataset.manifest.digest, print)
@@ -231,7 +244,7 @@ def test_a_save_waits_for_the_one_before(tmp_path: Path, dataset: Dataset) -> No
         released.wait(30)
         told.append(card.step)
 
-    with Store(str(tmp_path), ATTEMPT, 0, {0}, 30, Keep(), stands) as to:
+    with Store(str(tmp_path), ATTEMPT, 0, {0}, Keep(), stands) as to:
         save(to, state, dataset)
         run_to(state, dataset, 1)
         threading.Timer(0.2, released.set).start()

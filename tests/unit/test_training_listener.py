@@ -1,0 +1,72 @@
+"""What the driver does with the workers' reports, where the tracking server takes them and where it does not."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from rich.console import Console
+
+from cdrl.tracking.run import TrackedRun
+from cdrl.training.board import Notice
+from cdrl.training.listener import Listener
+from cdrl.training.progress import TrainingProgress
+from cdrl.training.rescue import Rescue
+from tests.training_parts import tiny_config
+
+
+class Heard:
+    """A listener of a run below a folder, and what a person sees."""
+
+    def __init__(self, root: Path, database: Path) -> None:
+        config = tiny_config(f"run.root={root}", f"tracking.uri=sqlite:///{database}")
+        self.tracked = TrackedRun.start(config, "tiny", manifest_digest="ab" * 32)
+        self.text = io.StringIO()
+        self.directory = root / "tiny"
+        self.directory.mkdir(exist_ok=True)
+
+    def listener(self) -> Listener:
+        return Listener(self.tracked, TrainingProgress(Console(file=self.text, width=200), 12, 8, 0), self.directory)
+
+    def events(self) -> list[str]:
+        return [json.loads(line)["event"] for line in (self.directory / "events.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def heard(tmp_path: Path, _empty_tracking: Path) -> Heard:
+    return Heard(tmp_path, _empty_tracking)
+
+
+def rescues(*steps: int) -> tuple[Rescue, ...]:
+    seen = {"pair": 0, "level": 1, "quantity": "f", "value": 9.0, "bound": 1.0, "lower": "learning_rate", "factor": 0.5}
+    return tuple(Rescue(number=number, step=step, from_step=0, **seen) for number, step in enumerate(steps, 1))
+
+
+def test_time_lost_for_the_storage_is_added_up_and_told_at_the_end(heard: Heard) -> None:
+    listener = heard.listener()
+    for waited_s in (0.0, 3.0, 4.4):
+        listener.take([Notice("waiting", 0, {"text": "cannot reach", "waited_s": waited_s})])
+    listener.close()
+    assert heard.events() == ["workers waited 7 s for the storage, all together"]
+    assert heard.text.getvalue().count("cannot reach") == 3
+
+
+def test_each_rescue_is_told_once_also_by_the_next_driver(heard: Heard) -> None:
+    for told in (rescues(5), rescues(5, 9), rescues(5, 9)):
+        heard.listener().take([Notice("rescue", 9, {"rescues": told})])
+    assert [event[:8] for event in heard.events()] == ["rescue 1", "rescue 2"]
+    assert (heard.directory / "rescues.md").read_text().count("learning_rate x 0.5") == 2
+
+
+def test_a_server_that_refuses_holds_nothing_up_and_gets_its_metrics_later(heard: Heard) -> None:
+    listener, client = heard.listener(), MlflowClient(heard.tracked.uri)
+    client.delete_run(heard.tracked.mlflow_run_id)  # until then the server takes nothing for it
+    for step in (1, 2):
+        listener.take([Notice("metrics", step, {"loss": 1.0 / step})])
+    client.restore_run(heard.tracked.mlflow_run_id)
+    listener.event("something happened", 2)
+    assert heard.text.getvalue().count("training goes on, metrics wait") == 1
+    assert heard.events() == ["something happened"]
+    listener.take([Notice("metrics", 3, {"loss": 0.25})])
+    assert heard.tracked.history("loss") == {1: 1.0, 2: 0.5, 3: 0.25}
