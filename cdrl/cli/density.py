@@ -33,23 +33,19 @@ def density(
     from cdrl import storage
     from cdrl.cli.evaluate import showing_progress
     from cdrl.cli.sample import load_model
-    from cdrl.data import Dataset
+    from cdrl.data import Dataset, Manifest
     from cdrl.data.points import LAWS
-    from cdrl.errors import ConfigError
     from cdrl.evaluation.density import check_plane, compare
     from cdrl.evaluation.density_plot import density_plot
+    from cdrl.evaluation.held_out import check_data
     from cdrl.pictures import png_bytes
 
     target = picture or Path(f"{ref.strip('/').rpartition('/')[2].partition('@')[0]}-density.png")
     model = load_model(ref, root, tracking)
     check_plane(model)
     uri = data or model.config.data.uri
-    points = Dataset.open(uri, cache=model.config.data.cache)
-    if points.manifest.digest != model.manifest_digest:
-        raise ConfigError(
-            f"the model was trained on the dataset {model.manifest_digest[:12]}..., {uri} holds "
-            f"{points.manifest.digest[:12]}...; name the right place with --data"
-        )
+    check_data(model, uri, Manifest.read(uri))
+    points = Dataset.of(model.config.data, uri=uri)
     law = LAWS.get(points.manifest.source)
     radius = float(abs(points.images(range(len(points)))).max())
     with showing_progress() as progress:

@@ -40,10 +40,10 @@ class Dataset:
         self._starts = np.cumsum([0, *rows])
 
     @classmethod
-    def of(cls, data: DataConfig, split: str = "train") -> "Dataset":
-        """The split that a configuration names; see `open`."""
-        window = data.window if data.stream else None
-        return cls.open(data.uri, split, data.cache, pin=data.digest, cache_bytes=data.cache_bytes, window=window)
+    def of(cls, data: DataConfig, split: str = "train", *, uri: str | None = None) -> "Dataset":
+        """The split that a configuration names, or whatever lies at another `uri`, read in the same way; see `open`."""
+        pin, window = data.digest if uri is None else None, data.window if data.stream else None
+        return cls.open(uri or data.uri, split, data.cache, pin=pin, cache_bytes=data.cache_bytes, window=window)
 
     @classmethod
     def open(

@@ -53,8 +53,8 @@ def real_data(model: Model, uri: str | None, split: str, num_images: int, *, lab
         DataError, StorageError: it is missing or damaged.
     """
     uri = uri or model.config.data.uri
-    dataset = Dataset.open(uri, split, model.config.data.cache)
-    check_data(model, uri, dataset.manifest)
+    check_data(model, uri, Manifest.read(uri))
+    dataset = Dataset.of(model.config.data, split, uri=uri)
     rows = np.arange(len(dataset))
     if label:
         rows = rows[dataset.labels(rows) == label]

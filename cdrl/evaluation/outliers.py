@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from cdrl.config import DataConfig
 from cdrl.data import Dataset, Manifest
 from cdrl.errors import ConfigError, DataError
 from cdrl.evaluation.detection import MIN_IMAGES
@@ -70,23 +71,23 @@ def image_sets(model: Model, uri: str, against: Sequence[str], num_images: int, 
             nothing to compare with.
         DataError, StorageError: a dataset is missing or damaged.
     """
-    cache, manifest = model.config.data.cache, Manifest.read(uri)
+    data, manifest = model.config.data, Manifest.read(uri)
     check_data(model, uri, manifest)
     if not manifest.has_holdout:
         raise ConfigError(f"{uri}: no hold-out split to score; prepare the data with --holdout and train on that")
     if not against or len(set(against)) < len(against) or {DATA, TRAIN} & set(against):
         raise ConfigError(f"against: expected sets that differ, none named data or train, got {list(against)}")
-    sets = {DATA: _read(uri, "holdout", cache, num_images), TRAIN: _read(uri, "train", cache, num_images)}
+    sets = {DATA: _read(data, uri, "holdout", num_images), TRAIN: _read(data, uri, "train", num_images)}
     for name in against:
         made = name in OUTLIERS
-        sets[name] = outliers(name, sets[DATA], seed) if made else _others(name, manifest, cache, num_images)
+        sets[name] = outliers(name, sets[DATA], seed) if made else _others(data, name, manifest, num_images)
     for name, x in sets.items():
         if len(x) < MIN_IMAGES:
             raise ConfigError(f"{name}: expected at least {MIN_IMAGES} images, got {len(x)}")
     return sets
 
 
-def _others(uri: str, ours: Manifest, cache: str | None, num_images: int) -> Tensor:
+def _others(data: DataConfig, uri: str, ours: Manifest, num_images: int) -> Tensor:
     try:
         manifest = Manifest.read(uri)
     except DataError as error:
@@ -96,11 +97,11 @@ def _others(uri: str, ours: Manifest, cache: str | None, num_images: int) -> Ten
             f"{uri}: expected {ours.dtype} of shape {list(ours.shape)} as the model's data, got {manifest.dtype} of "
             f"{list(manifest.shape)}; prepare it again with --size and --grayscale or --rgb"
         )
-    return _read(uri, "holdout" if manifest.has_holdout else "train", cache, num_images)
+    return _read(data, uri, "holdout" if manifest.has_holdout else "train", num_images)
 
 
-def _read(uri: str, split: str, cache: str | None, num_images: int) -> Tensor:
-    dataset = Dataset.open(uri, split, cache)
+def _read(data: DataConfig, uri: str, split: str, num_images: int) -> Tensor:
+    dataset = Dataset.of(data, split, uri=uri)
     return spread(dataset, split, np.arange(len(dataset)), num_images).x
 
 

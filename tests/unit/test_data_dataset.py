@@ -186,6 +186,8 @@ def test_the_pinned_dataset_and_no_other(digits: Path) -> None:
     other = "0" * 12
     with pytest.raises(DataError, match=f"{digits}: another dataset: expected digest {other}, got {digest[:12]}"):
         Dataset.of(DataConfig(uri=str(digits), digest=other), "holdout")
+    elsewhere = Dataset.of(DataConfig(uri="elsewhere", digest=other, stream=True), uri=str(digits))
+    assert elsewhere.manifest.digest == digest and elsewhere.windows is not None
 
 
 def test_a_stream_reads_the_same_rows_and_keeps_two_windows(tmp_path: Path) -> None:

@@ -163,7 +163,7 @@ def test_the_command_refuses_other_data_and_images(points: str, tmp_path: Path) 
     model = Model(config, build_ladder(config), (), "0" * 64, 0)
     (tmp_path / "model").mkdir()
     model.write(tmp_path / "model")
-    assert "trained on the dataset 000000000000..." in command(str(tmp_path / "model"), "--data", points)[1]
+    assert "trained on 000000000000..." in command(str(tmp_path / "model"), "--data", points)[1]
     assert "nowhere" in command(str(tmp_path / "model"))[1]
     config = configuration.load("digits")
     (tmp_path / "digits").mkdir()
