@@ -176,7 +176,7 @@ def inspect(
         console.print(_classes(manifest))
     if manifest.origin is not None and manifest.origin.failures:
         console.print(_failures(manifest.origin))
-    image = contact_sheet(Dataset.open(uri))
+    image = contact_sheet(Dataset.open(uri, tell=lambda text: console.print(text, soft_wrap=True, markup=False)))
     place = picture or (storage.local_path(uri) if storage.is_local(uri) else Path()) / "contact-sheet.png"
     storage.write_bytes(str(place), pictures.png_bytes(image))
     console.print(f"contact sheet: {place}", soft_wrap=True, highlight=False, markup=False)

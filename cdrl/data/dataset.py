@@ -1,8 +1,9 @@
 """The reader: a split of a prepared dataset as one array, gathered from memory-mapped shards."""
 
 import math
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from pathlib import Path
 
@@ -22,6 +23,10 @@ from cdrl.errors import DataError, StorageError
 __all__ = ["Dataset", "cache_root"]
 
 NUM_THREADS = 4  # that fetch and check shards
+TELL_EVERY_S = 15.0
+
+Tell = Callable[[str], None]
+"""Called with one line now and then while shards are fetched and checked, which may take hours the first time."""
 
 
 class Dataset:
@@ -40,10 +45,13 @@ class Dataset:
         self._starts = np.cumsum([0, *rows])
 
     @classmethod
-    def of(cls, data: DataConfig, split: str = "train", *, uri: str | None = None) -> "Dataset":
+    def of(
+        cls, data: DataConfig, split: str = "train", *, uri: str | None = None, tell: Tell | None = None
+    ) -> "Dataset":
         """The split that a configuration names, or whatever lies at another `uri`, read in the same way; see `open`."""
         pin, window = data.digest if uri is None else None, data.window if data.stream else None
-        return cls.open(uri or data.uri, split, data.cache, pin=pin, cache_bytes=data.cache_bytes, window=window)
+        place, room = uri or data.uri, data.cache_bytes
+        return cls.open(place, split, data.cache, pin=pin, cache_bytes=room, window=window, tell=tell)
 
     @classmethod
     def open(
@@ -55,6 +63,7 @@ class Dataset:
         pin: str | None = None,
         cache_bytes: int | None = None,
         window: int | None = None,
+        tell: Tell | None = None,
     ) -> "Dataset":
         """Map the shards of a split, each after a check against the manifest's SHA-256, wherever it lies.
 
@@ -68,6 +77,7 @@ class Dataset:
                 None = no bound.
             window: stream: map shards when they are needed, and keep those of two windows of so many shards. Without
                 a bound of the cache, a shard from S3 is removed from it when it is given up.
+            tell: see `Tell`.
 
         Raises:
             DataError: no dataset, not the pinned one, no such rows, or a shard that is missing or does not match the
@@ -91,7 +101,7 @@ class Dataset:
         try:
             # with the patience of this thread
             opened = [pool.submit(copy_context().run, load, shard) for shard in shards]
-            return cls(manifest, split, [future.result() for future in opened])
+            return cls(manifest, split, list(_told(uri, shards, opened, tell)))
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -151,6 +161,17 @@ def _rows(manifest: Manifest) -> str:
 
 def _nothing(shard: Shard) -> None:
     pass
+
+
+def _told(uri: str, shards: Sequence[Shard], opened: Sequence[Future[Rows]], tell: Tell | None) -> Iterator[Rows]:
+    """The rows of all shards, in order."""
+    spoke_s, num_bytes, total = time.monotonic(), 0, sum(shard.bytes for shard in shards)
+    for shard, future in zip(shards, opened, strict=True):
+        yield future.result()
+        num_bytes += shard.bytes
+        if tell is not None and time.monotonic() - spoke_s > TELL_EVERY_S:
+            spoke_s = time.monotonic()
+            tell(f"{uri}: {num_bytes / 1e6:,.0f} of {total / 1e6:,.0f} MB are here and checked")
 
 
 def _local(uri: str, manifest: Manifest) -> Callable[[Shard], Rows]:

@@ -190,6 +190,15 @@ def test_the_pinned_dataset_and_no_other(digits: Path) -> None:
     assert elsewhere.manifest.digest == digest and elsewhere.windows is not None
 
 
+def test_a_long_opening_tells_how_far_it_is(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    Dataset.open(str(digits), tell=told.append)
+    assert not told
+    monkeypatch.setattr("cdrl.data.dataset.TELL_EVERY_S", -1.0)
+    Dataset.of(DataConfig(uri=str(digits)), tell=told.append)
+    assert [line.split(" of ")[0] for line in told] == [f"{digits}: 0", f"{digits}: 0"] and "0 MB are here" in told[1]
+
+
 def test_a_stream_reads_the_same_rows_and_keeps_two_windows(tmp_path: Path) -> None:
     prepare("digits", str(tmp_path), Options(shard_rows=100, holdout=0))
     whole, stream = Dataset.open(str(tmp_path)), Dataset.open(str(tmp_path), window=2)
