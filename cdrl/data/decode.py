@@ -91,7 +91,9 @@ class Run:
         sorted_rows = np.zeros((len(self.places), *job.shape), job.dtype)
         ranks = np.empty(len(self.places), np.int64)
         ranks[np.argsort(self.places)] = np.arange(len(self.places))
-        for example, rank, place in zip(self.rows(), ranks, self.places, strict=True):
+        seen = 0
+        for rank, place, example in zip(ranks, self.places, self.rows(), strict=False):
+            seen += 1
             try:
                 row = row_of(example, job.options)
                 if row.shape != job.shape:
@@ -103,6 +105,8 @@ class Run:
             except DataError as error:
                 failures.append(FailedRow(place=int(place), where=example.where, message=str(error)))
                 check_failures(failures, job.max_bad)
+        if seen < len(ranks):
+            raise DataError("the source has changed meanwhile: it has fewer rows now; run the same command again")
         return sorted_rows, failures
 
 

@@ -126,6 +126,8 @@ def _rows(file: _File, start: int, stop: int) -> Generator[Example, None, None]:
         sizes = [opened.metadata.row_group(group).num_rows for group in range(opened.num_row_groups)]
         ends = np.cumsum(sizes, dtype=np.int64)
         groups = [group for group, end in enumerate(ends) if end > start and end - sizes[group] < stop]
+        if not groups:
+            return  # it had more rows when it was opened
         row = int(ends[groups[0]]) - sizes[groups[0]]
         for batch in opened.iter_batches(IMAGE_BATCH, row_groups=groups, columns=[file.column]):
             low, high = max(start - row, 0), min(stop - row, len(batch))

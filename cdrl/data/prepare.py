@@ -106,6 +106,9 @@ def prepare(
         sweep(uri, keep=work.job.key)
         with parallel.session(workers, address):
             made = assemble(source, work, workers, show)
+        if _open(source, uri, options, max_bad).job.key != work.job.key:
+            # labels were read before rows were: they may not belong together
+            raise DataError(f"{source}: the source has changed meanwhile; run the same command again")
         still_ours()
         made.write(uri)
     except DataError:

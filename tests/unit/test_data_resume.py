@@ -71,6 +71,28 @@ def test_work_on_files_that_have_changed_is_not_taken_up(tmp_path: Path) -> None
     assert {shard.name for shard in again.splits["train"].shards} == set(shards(place)) != set(made)
 
 
+@pytest.mark.parametrize("rows", [40, 30, 5])
+def test_a_source_that_changes_under_way_is_refused(tmp_path: Path, rows: int) -> None:
+    path, place = tmp_path / "rows.parquet", tmp_path / "out"
+    options = Options(path=str(path), holdout=0, shard_rows=16)
+
+    def write(colour: int, number: int) -> None:
+        table = {"img": [png(colour=(colour, 0, 0))] * number, "label": [colour] * number}
+        pq.write_table(pa.table(table), path, row_group_size=10)
+
+    def change(what: str, done: int, total: int) -> None:
+        if (what, done) == ("rows", 0):
+            write(0, rows)
+
+    write(1, 40)
+    with pytest.raises(DataError, match="the source has changed meanwhile.*; run the same command again"):
+        prepare("parquet", str(place), options, progress=change)
+    assert not place.exists()
+    assert prepare("parquet", str(place), options).splits["train"].rows == rows
+    images, labels = everything(place)
+    assert (images[:, 0] == 0).all() and (labels == 1).all()
+
+
 def test_work_on_another_recipe_is_not_taken_up(tmp_path: Path) -> None:
     source, place = class_folders(tmp_path / "source"), tmp_path / "out"
     break_off(source, place, seed=1)
