@@ -136,7 +136,7 @@ class RunConfig(Section):
     keep_last: int = Field(2, ge=1, description="newest checkpoints that are kept, beside the best one")
     keep_every: int | None = Field(None, ge=1, description="also keep those after a multiple of so many updates")
     storage_patience_s: float = Field(
-        600.0, ge=0, description="how long an outage of the storage is waited for before the run ends"
+        600.0, ge=0, description="how long an outage of S3 is waited for before the run ends"
     )
     score_samples: int = Field(0, ge=0, description="images of the quick score that picks the best checkpoint; 0 = off")
 
