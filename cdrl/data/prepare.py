@@ -164,6 +164,9 @@ def _open(source: str, uri: str, options: Options, max_bad: int) -> Work:
 
 
 def _remove_shards(uri: str, keep: set[str]) -> None:
+    if storage.is_local(uri):
+        for rest in storage.local_path(uri).glob(".*.arrow.*.partial"):
+            rest.unlink(missing_ok=True)  # of a prepare that was killed while it wrote one
     for name in storage.listing(uri):
         if manifest.SHARD_NAME.fullmatch(name) and name not in keep:
             storage.remove(storage.join(uri, name))

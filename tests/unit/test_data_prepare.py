@@ -93,10 +93,11 @@ def test_another_recipe_needs_overwrite_and_leaves_no_old_shards(tmp_path: Path)
 
 def test_leftovers_of_a_killed_prepare_are_swept_and_other_files_stay(tmp_path: Path) -> None:
     leftover, other = tmp_path / f"train-00007-{'0' * 12}.arrow", tmp_path / "notes.txt"
-    for file in (leftover, other):
+    half = tmp_path / f".{leftover.name}.0123456789ab.partial"
+    for file in (leftover, half, other):
         file.write_text("x")
     prepare("digits", str(tmp_path))
-    assert other.exists() and not leftover.exists()
+    assert other.exists() and not leftover.exists() and not half.exists()
 
 
 def test_checkerboard_points_lie_evenly_on_the_eight_squares(tmp_path: Path) -> None:
