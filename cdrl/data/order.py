@@ -33,14 +33,14 @@ class Windows(NamedTuple):
     size: int
 
 
-@lru_cache(maxsize=16)  # a batch may straddle two epochs, and pairs of networks may have seeds of their own
+@lru_cache(maxsize=4)  # a batch may straddle two epochs
 def permutation(seed: int, epoch: int, n: int) -> Indices:
     """The order of one epoch: a permutation of 0 ... n-1, int64 (n,), read-only."""
     # sorting raw Philox words is stable across numpy versions, which Generator.permutation does not promise
     return _read_only(np.argsort(_words("order", seed, epoch, 0, n), kind="stable"))
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=4)
 def window_shards(seed: int, epoch: int, windows: Windows) -> tuple[Indices, ...]:
     """The shards of each window of one epoch: `windows.size` shard numbers each, the last one maybe fewer."""
     num_shards = len(windows.shard_rows)
@@ -48,7 +48,7 @@ def window_shards(seed: int, epoch: int, windows: Windows) -> tuple[Indices, ...
     return tuple(_read_only(order[first : first + windows.size]) for first in range(0, num_shards, windows.size))
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=4)
 def window_rows(seed: int, epoch: int, windows: Windows, number: int) -> Indices:
     """The order within one window: the rows of its shards, int64 (rows of the window,), read-only."""
     starts = _shard_starts(windows)
@@ -118,7 +118,7 @@ def batch_shards(seed: int, step: int, batch_size: int, windows: Windows) -> lis
 
 
 # of a streamed split for each shard of the batches at hand
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)
 def _coins(seed: int, epoch: int, first: int, end: int) -> NDArray[np.bool_]:
     return (_words("flip", seed, epoch, first, end) >> np.uint64(63)).astype(np.bool_)
 
@@ -128,7 +128,7 @@ def _shard_starts(windows: Windows) -> Indices:
     return np.cumsum([0, *windows.shard_rows])
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=4)
 def _window_starts(seed: int, epoch: int, windows: Windows) -> Indices:
     rows = np.asarray(windows.shard_rows)
     return np.cumsum([0, *(rows[shards].sum() for shards in window_shards(seed, epoch, windows))])

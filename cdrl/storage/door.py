@@ -232,11 +232,16 @@ def _damaged(uri: str, expected: str, found: str) -> str:
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """A name beside `path` that becomes `path` when the block ends well, and vanishes otherwise."""
+    """A name beside `path` that becomes `path` when the block ends well, and vanishes otherwise.
+
+    The content is on the disk before the name is: after a power failure there is the old file or the new one.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.partial")
     try:
         yield aside
+        with aside.open("rb") as file:
+            os.fsync(file.fileno())
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,13 +69,15 @@ def launch(
     num_pairs = len(groups_of_levels(config.pairs, config.schedule.num_levels))
     for world in {config.cluster.min_workers, config.cluster.max_workers}:
         grid = Grid(num_pairs, config.training.num_chunks, world, trained=again.pairs if again else None)
-    record = _record(_settled(config, grid), manifest)
+    pinned = config.data.model_copy(update={"digest": manifest.digest})  # for workers that start later, too
+    record = _record(_settled(config.model_copy(update={"data": pinned}), grid), manifest)
     config = record.config
     if record.finished:
         return Outcome(record, config.training.num_updates, complete=True)
     done = max((state.step for state in record.checkpoints().values()), default=0)
     if config.cluster.address is None or storage.is_local(config.data.uri):
-        Dataset.of(config.data)  # a damaged shard is told here, before anything starts; elsewhere by the workers
+        # a damaged shard is told here, before anything starts; elsewhere by the workers
+        Dataset.of(config.data, tell=partial(console.print, highlight=False))
     tracking_uri = record.tracking_uri or config.tracking.uri or server.default_uri(config.run.root)
     server.connect(tracking_uri)  # and a dead server
     images_per_update = config.training.batch_size * len(grid.ranks)

@@ -128,7 +128,7 @@ def replay(
         Diverged: as the run did.
     """
     place, config = uri or record.config.data.uri, record.config
-    dataset = Dataset.of(config.data.model_copy(update={"uri": place, "digest": None}))
+    dataset = Dataset.of(config.data, uri=place)
     if dataset.manifest.digest != record.manifest_digest:
         raise ConfigError(
             f"run {record.run_id!r} was trained on other data: expected manifest {record.manifest_digest[:12]}, "

@@ -10,7 +10,7 @@ import pytest
 
 from cdrl import storage
 from cdrl.config import ClusterConfig, load
-from cdrl.data import Dataset
+from cdrl.data import Dataset, Manifest
 from cdrl.data.prepare import Options, prepare
 from cdrl.errors import StorageError
 from cdrl.model import Model
@@ -131,6 +131,28 @@ def test_a_checkpoint_that_fails_and_one_that_rots_are_gone_around(
     record = RunRecord.read("rotten", f"{place.folder}/runs")
     assert digests(record) == digests(straight)
     assert [step for step, _ in history(record, "loss_energy")].count(CHECKPOINT_EVERY + 1) == 2  # it went back to 5
+
+
+def test_a_damaged_shard_heals_or_ends_the_run_by_name_and_is_never_trained_on(
+    place: Place, straight: RunRecord, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shards = Manifest.read(f"{place.bucket}/digits").splits["train"].shards
+    kept = [f"data.cache={place.folder}/kept", "data.stream=false", "data.window=8"]
+    first = trained(load(place.source, [*place.settings("first"), *kept]))
+    (copy,) = (place.folder / "kept").rglob(shards[2].name)
+    for how in (flipped, truncated):  # on this machine: it is fetched again, by a run that starts or goes on
+        whole = damage(str(copy), how)
+        assert digests(trained(load(place.source, [*place.settings(how.__name__), *kept]))) == digests(first)
+        assert copy.read_bytes() == whole
+
+    name = f"{place.bucket}/digits/{shards[-1].name}"  # in the store: nothing mends it, now or after another start
+    whole = damage(name, flipped)
+    for _ in range(2):
+        assert command("train", place.source, *place.settings("refused")) == 2
+        told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+        assert len(told) == 1 and shards[-1].name in told[0] and "damaged" in told[0]
+    storage.write_bytes(name, whole)
+    assert digests(place.trained("refused")) == digests(straight)
 
 
 def test_wrong_credentials_are_one_line_at_once(place: Place, capsys: pytest.CaptureFixture[str]) -> None:

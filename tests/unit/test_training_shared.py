@@ -20,7 +20,7 @@ def test_a_folder_of_another_machine_is_refused_in_one_line(tmp_path: Path, else
     if elsewhere != "missing":
         there.mkdir()
     with marked(str(here)) as mark, marked(str(there if elsewhere == "of an earlier run" else tmp_path / "other")):
-        with pytest.raises(ConfigError, match="run.storage: checkpoints go to .*there, .* folder that all machines share"):
+        with pytest.raises(ConfigError, match="run.storage: checkpoints go to .*there, .* that all machines share"):
             check_shared(str(there), mark)
 
 
