@@ -53,6 +53,7 @@ def fit(
     # a board that is killed begins anew and empty: notices may be lost, the run is not
     board = ray.remote(Board).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
     failure: list[Exception] = []
+    ended = threading.Event()  # a join that Ctrl-C interrupts would take the thread for ended (CPython 3.11)
 
     def train() -> None:
         try:
@@ -61,14 +62,15 @@ def fit(
                 _trainer(config, Job(config, place, board, score, again, mark), folder).fit()
         except Exception as error:  # told in the main thread, below
             failure.append(error)
+        finally:
+            ended.set()
 
     thread = threading.Thread(target=train, name="fit", daemon=True)
     with _stopping(listener.progress) as signals:
         thread.start()
         heard_s = time.monotonic()
         try:
-            while thread.is_alive():
-                thread.join(POLL_S)
+            while not ended.wait(POLL_S):
                 if signals:
                     ray.get(board.stop.remote())
                 listener.take(ray.get(board.take.remote()))
@@ -76,14 +78,14 @@ def fit(
                 heard_s = time.monotonic() if _alive(beats) else heard_s
                 if signals and time.monotonic() - heard_s > END_S:
                     listener.event("no worker is there to write a checkpoint: the run ends with the last one")
-                    _end(board, thread)
+                    _end(board, ended)
                     break
                 for beat, reason in hanging(beats, config.cluster.hang_after_s):
                     ray.get(board.begin.remote())
                     if _killed([beat]):
                         listener.event(f"{beat}: {reason}; it is killed, and all start again at the newest checkpoint")
         except BaseException:  # a second Ctrl-C, or an error of the tracking server
-            _end(board, thread)
+            _end(board, ended)
             raise
     listener.take(ray.get(board.take.remote()))
     known = ray.get(board.failure.remote())
@@ -135,18 +137,17 @@ def _trainer(config: Config, job: Job, folder: str) -> Any:
     )
 
 
-def _end(board: Any, thread: threading.Thread) -> None:
+def _end(board: Any, ended: threading.Event) -> None:
     """End the workers without a checkpoint, and so Ray Train: it would crash in a Ray session that ends around it."""
     import ray
 
     # workers that are started again meanwhile see it and return
     ray.get(board.fail.remote(JobFailed("the driver gave up")))
     deadline_s = time.monotonic() + END_S
-    while thread.is_alive() and time.monotonic() < deadline_s:
+    while not ended.wait(POLL_S) and time.monotonic() < deadline_s:
         beats = ray.get(board.beats.remote())
         ray.get(board.begin.remote())
         _killed([beat for beat, _ in beats.values() if not beat.done])
-        thread.join(POLL_S)
 
 
 def _alive(beats: dict[int, tuple[Beat, float]]) -> bool:
