@@ -86,8 +86,11 @@ class Grid:
         Args:
             exact: updates are chunkwise, and the sum shall have the same bits for every world.
         """
+        shared = {pair: ranks for pair, ranks in self.ranks.items() if len(ranks) > 1}
+        if not shared:
+            return None
         with self.waiting("the start of all ranks"):
-            groups = {pair: dist.new_group(ranks) for pair, ranks in self.ranks.items() if len(ranks) > 1}
+            groups = {pair: dist.new_group(ranks) for pair, ranks in shared.items()}
         pair = self.pairs[0]
         if pair not in groups:
             return None
