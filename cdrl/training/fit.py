@@ -49,9 +49,13 @@ def fit(
         JobFailed: workers died more often than allowed.
     """
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     # a board that is killed begins anew and empty: notices may be lost, the run is not
-    board = ray.remote(Board).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
+    # and it lives where the driver does: machines of workers may be taken away
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
+    board = ray.remote(Board).options(**options).remote()
     failure: list[Exception] = []
     ended = threading.Event()  # a join that Ctrl-C interrupts would take the thread for ended (CPython 3.11)
 
