@@ -19,6 +19,7 @@ __all__ = [
     "RunRecord",
     "Which",
     "absolute",
+    "best_of",
     "cards_below",
     "checkpoints_below",
     "fetch_model",
@@ -154,8 +155,8 @@ class RunRecord(BaseModel):
         complete = self.checkpoints()
         if not complete:
             raise ConfigError(f"run {self.run_id}: no checkpoint yet below {self.checkpoint_uri}")
-        scored = {uri: state.score for uri, state in complete.items() if state.score is not None}
-        return min(scored, key=lambda uri: scored[uri]) if which == "best" and scored else list(complete)[-1]
+        best = best_of(complete) if which == "best" else None
+        return best or list(complete)[-1]
 
 
 def cards_below(uri: str) -> dict[str, Checkpoint | None]:
@@ -164,8 +165,13 @@ def cards_below(uri: str) -> dict[str, Checkpoint | None]:
     Raises:
         StorageError: the place cannot be reached.
     """
+    return _cards(uri, storage.listing(uri) if _has_folder(uri) else [])
+
+
+def _cards(uri: str, names: list[str]) -> dict[str, Checkpoint | None]:
+    """`cards_below` among these names."""
     cards: dict[str, Checkpoint | None] = {}
-    for name in storage.listing(uri) if _has_folder(uri) else ():
+    for name in names:
         folder, _, file = name.rpartition("/")
         if file != "state.json" or not STEP_FOLDER.fullmatch(folder):
             continue
@@ -186,12 +192,19 @@ def checkpoints_below(uri: str) -> dict[str, Checkpoint]:
     Raises:
         StorageError: the place cannot be reached.
     """
-    names = set(storage.listing(uri)) if _has_folder(uri) else set()
+    names = storage.listing(uri) if _has_folder(uri) else []
+    there = set(names)
     return {
         storage.join(uri, folder): card
-        for folder, card in cards_below(uri).items()
-        if card is not None and all(f"{folder}/{part}" in names for part in card.files)
+        for folder, card in _cards(uri, names).items()
+        if card is not None and all(f"{folder}/{part}" in there for part in card.files)
     }
+
+
+def best_of(cards: dict[str, Checkpoint]) -> str | None:
+    """The URI with the lowest score, the oldest of equal ones; None where none has a score."""
+    scores = {uri: card.score for uri, card in cards.items() if card.score is not None}
+    return min(scores, key=lambda uri: scores[uri]) if scores else None
 
 
 def fetch_model(ref: str, which: Which = "best", root: str = "runs") -> Path:

@@ -83,7 +83,7 @@ def fit(
                 if signals and time.monotonic() - heard_s > END_S:
                     listener.event("no worker is there to write a checkpoint: the run ends with the last one")
                     _end(board, ended)
-                    break
+                    return signals[0]
                 for beat, reason in hanging(beats, config.cluster.hang_after_s):
                     ray.get(board.begin.remote())
                     if _killed([beat]):

@@ -20,7 +20,7 @@ from typing import Self
 from cdrl import storage
 from cdrl.errors import StorageError
 from cdrl.model import Model
-from cdrl.runs import STEP_FOLDER, Checkpoint, cards_below, checkpoints_below, step_folder
+from cdrl.runs import STEP_FOLDER, Checkpoint, best_of, cards_below, checkpoints_below, step_folder
 from cdrl.training.checkpoint import Snapshot, write_cards, write_tensors
 
 __all__ = ["Keep", "Store", "new_attempt", "remove_checkpoint"]
@@ -56,10 +56,8 @@ class Keep:
         stay = set(list(known)[-self.last :])
         if self.every is not None:
             stay |= {uri for uri, card in known.items() if card.step % self.every == 0}
-        scores = {uri: card.score for uri, card in known.items() if card.score is not None}
-        if scores:
-            stay.add(min(scores, key=lambda uri: scores[uri]))
-        return stay
+        best = best_of(known)
+        return stay if best is None else stay | {best}
 
 
 class Store:
