@@ -175,14 +175,13 @@ def _cards(uri: str, names: list[str]) -> dict[str, Checkpoint | None]:
         folder, _, file = name.rpartition("/")
         if file != "state.json" or not STEP_FOLDER.fullmatch(folder):
             continue
-        place = storage.join(uri, name)
+        content = storage.find_bytes(storage.join(uri, name))
+        if content is None:
+            continue  # it was removed since, as one that need not be kept
         try:
-            cards[folder] = Checkpoint.unsealed(storage.read_bytes(place))
+            cards[folder] = Checkpoint.unsealed(content)
         except ValueError:
             cards[folder] = None
-        except StorageError:
-            if storage.exists(place):  # otherwise it was removed since, as one that need not be kept
-                raise
     return cards
 
 

@@ -62,11 +62,11 @@ class Job:
 
     def card(self, name: str, kind: type[C]) -> C | None:
         """The card of that name; None if there is none that can be read."""
-        place = self.place(f"{name}.json")
-        if not storage.exists(place):
+        content = storage.find_bytes(self.place(f"{name}.json"))
+        if content is None:
             return None
         try:
-            return kind.model_validate_json(storage.read_bytes(place))
+            return kind.model_validate_json(content)
         except ValidationError:
             return None
 
@@ -89,7 +89,7 @@ def claimed(uri: str) -> Callable[[], None]:
     storage.write_bytes(place, ours)
 
     def check() -> None:
-        if not storage.exists(place) or storage.read_bytes(place) != ours:
+        if storage.find_bytes(place) != ours:
             raise StorageError(f"{uri}: another prepare has begun here and goes on alone; let one of them end first")
 
     return check

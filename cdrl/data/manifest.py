@@ -142,11 +142,12 @@ class Manifest(Part):
             StorageError: the place cannot be reached.
         """
         place = storage.join(uri, FILE_NAME)
-        if not storage.exists(place):
+        content = storage.find_bytes(place)
+        if content is None:
             hint = f"make one with: cdrl data prepare SOURCE {uri}"
             raise DataError(f"{uri}: no dataset here ({FILE_NAME} is missing); {hint}")
         try:
-            tree = json.loads(storage.read_bytes(place))
+            tree = json.loads(content)
             if tree.get("format") != FORMAT:
                 found = tree.get("format")
                 raise DataError(f"{place}: expected format {FORMAT}, got {found!r}; prepare the data again")

@@ -6,7 +6,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ __all__ = [
     "download",
     "exists",
     "filesystem",
+    "find_bytes",
     "listing",
     "read_bytes",
     "read_range",
@@ -30,6 +31,28 @@ __all__ = [
     "upload",
     "write_bytes",
 ]
+
+
+def find_bytes(uri: str) -> bytes | None:
+    """The whole content of a file or an object; None where there is none.
+
+    Raises:
+        StorageError: not allowed or not reachable, or no such bucket.
+    """
+    if is_local(uri):
+        with _explained("look for", uri), suppress(FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            return local_path(uri).read_bytes()
+        return None
+    bucket, key = bucket_key(uri)
+
+    def attempt() -> bytes | None:
+        try:
+            content: bytes = client().get_object(Bucket=bucket, Key=key)["Body"].read()
+        except client().exceptions.NoSuchKey:
+            return None
+        return content
+
+    return persistent("look for", uri, attempt)
 
 
 def read_bytes(uri: str) -> bytes:

@@ -93,10 +93,11 @@ def read_rescues(uri: str) -> tuple[Rescue, ...]:
         StorageError: the place cannot be reached.
     """
     place = storage.join(uri, RESCUES_FILE)
-    if not storage.exists(place):
+    content = storage.find_bytes(place)
+    if content is None:
         return ()
     try:
-        return RESCUES.validate_json(storage.read_bytes(place))
+        return RESCUES.validate_json(content)
     except ValidationError as error:
         raise RegistryError(f"{place}: damaged: {error.errors()[0]['msg']}; put a good copy back") from None
 

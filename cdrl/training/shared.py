@@ -38,8 +38,7 @@ def check_shared(uri: str, mark: str) -> None:
     """
     if not mark:
         return
-    place = storage.join(uri, MARK)
-    if not storage.exists(place) or storage.read_bytes(place).decode() != mark:
+    if storage.find_bytes(storage.join(uri, MARK)) != mark.encode():
         raise ConfigError(
             f"run.storage: checkpoints go to {uri}, and on {socket.gethostname()}, where a worker runs, that is not "
             "the folder that the driver sees; set run.storage to s3:// or to a folder that all machines share"

@@ -57,8 +57,10 @@ def test_what_is_not_there_is_named(s3: str, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=f"cannot download {s3}/x"):
         storage.download(f"{s3}/x", tmp_path / "x")
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(StorageError, match="bucket does not exist"):
-        storage.exists("s3://cdrl-no-such-bucket/x")
+    assert storage.find_bytes(f"{s3}/x") is None
+    for look in (storage.exists, storage.find_bytes):
+        with pytest.raises(StorageError, match="bucket does not exist"):
+            look("s3://cdrl-no-such-bucket/x")
 
 
 def test_an_unreachable_endpoint_is_one_line(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,6 +39,13 @@ def test_exists_means_a_file(tmp_path: Path) -> None:
     assert not storage.exists(str(tmp_path / "x"))
 
 
+def test_what_is_not_there_is_found_as_nothing(tmp_path: Path) -> None:
+    storage.write_bytes(str(tmp_path / "x"), b"abc")
+    assert storage.find_bytes(str(tmp_path / "x")) == b"abc"
+    for nothing in ("y", "x/y", "."):
+        assert storage.find_bytes(str(tmp_path / nothing)) is None
+
+
 def test_a_write_that_fails_leaves_the_old_content_and_no_rest(tmp_path: Path) -> None:
     place = tmp_path / "x"
     storage.write_bytes(str(place), b"old")
