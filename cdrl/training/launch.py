@@ -77,7 +77,7 @@ def launch(
     done = max((state.step for state in record.checkpoints().values()), default=0)
     if config.cluster.address is None or storage.is_local(config.data.uri):
         # a damaged shard is told here, before anything starts; elsewhere by the workers
-        Dataset.of(config.data, tell=partial(console.print, highlight=False))
+        Dataset.of(config.data, tell=partial(console.print, highlight=False, markup=False))
     tracking_uri = record.tracking_uri or config.tracking.uri or server.default_uri(config.run.root)
     server.connect(tracking_uri)  # and a dead server
     images_per_update = config.training.batch_size * len(grid.ranks)

@@ -70,3 +70,9 @@ def test_a_server_that_refuses_holds_nothing_up_and_gets_its_metrics_later(heard
     assert heard.events() == ["something happened"]
     listener.take([Notice("metrics", 3, {"loss": 0.25})])
     assert heard.tracked.history("loss") == {1: 1.0, 2: 0.5, 3: 0.25}
+
+
+def test_what_a_library_says_in_brackets_is_told_as_it_stands(heard: Heard) -> None:
+    text = "[/build/gloo/pair.cc:561] connection closed by peer [127.0.0.2]:4711 [bold]"
+    heard.listener().take([Notice("event", 3, {"text": text})])
+    assert heard.events() == [text] and heard.text.getvalue() == text + "\n"
