@@ -26,7 +26,7 @@ from cdrl.training.shared import marked
 
 __all__ = ["fit"]
 
-POLL_S = 0.15
+POLL_S = 0.25
 END_S = 60.0
 KILL_S = 20.0
 COLLECTIVE_MARGIN_S = 600.0
@@ -52,8 +52,8 @@ def fit(
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     # a board that is killed begins anew and empty: notices may be lost, the run is not
-    # and it lives where the driver does: machines of workers may be taken away
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    # and it lives where the driver does: machines of workers may be taken away (a soft wish Ray follows only mostly)
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
     board = ray.remote(Board).options(**options).remote()
     failure: list[Exception] = []
@@ -77,8 +77,8 @@ def fit(
             while not ended.wait(POLL_S):
                 if signals:
                     ray.get(board.stop.remote())
-                listener.take(ray.get(board.take.remote()))
-                beats = ray.get(board.beats.remote())
+                notices, beats = ray.get([board.take.remote(), board.beats.remote()])
+                listener.take(notices)
                 heard_s = time.monotonic() if _alive(beats) else heard_s
                 if signals and time.monotonic() - heard_s > END_S:
                     listener.event("no worker is there to write a checkpoint: the run ends with the last one")
@@ -101,12 +101,12 @@ def fit(
 
 
 def _trainer(config: Config, job: Job, folder: str) -> Any:
-    # the controller looks after its workers this often; Ray's default is 2 s
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.3")
+    # the controller looks after its workers this often, in their processes; Ray's default is 2 s
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
     os.environ.setdefault("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "1")  # instead of 5: notices can be short
-    if config.cluster.address is None:  # nobody takes this machine away; a process less to wait for
-        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    # nobody takes this machine away: a process less to wait for; this process may have trained elsewhere before
+    os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0" if config.cluster.address is None else "1"
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.config import LoggingConfig

@@ -113,11 +113,22 @@ class Grid:
 
     def sum(self, table: Tensor) -> Tensor:
         """The element-wise sum over all ranks. A collective."""
-        if self.world > 1:
-            table = table.to("cuda" if dist.get_backend() == "nccl" else "cpu", copy=True)
+        return self.begin_sum(table)()
+
+    def begin_sum(self, table: Tensor) -> Callable[[], Tensor]:
+        """Begin a sum; the call that is returned waits for it. Both are collectives."""
+        if self.world == 1:
+            return table.cpu
+        table = table.to("cuda" if dist.get_backend() == "nccl" else "cpu", copy=True)
+        work = dist.all_reduce(table, async_op=True)
+        assert work is not None  # it is asynchronous
+
+        def finish() -> Tensor:
             with self.waiting("a sum over all ranks"):
-                dist.all_reduce(table)
-        return table.cpu()
+                work.wait()
+            return table.cpu()
+
+        return finish
 
     def _shares(self, ranks: list[int]) -> list[range]:
         """The chunks of each replica: contiguous, as even as they can be, in order."""

@@ -12,6 +12,7 @@ import ray.train
 import ray.train.torch
 import torch
 from PIL import Image
+from torch import Tensor
 
 from cdrl import storage
 from cdrl.build import is_chunkwise
@@ -41,7 +42,7 @@ __all__ = ["work"]
 PICTURE_COLUMNS = 10
 PICTURE_SEED = 0
 HEARD_S, HEARD_POLL_S = 10.0, 0.05
-ANSWER_S = 1.0  # a request to stop is seen about this soon
+ASK_S = 1.0  # between questions; the answer is known with the next one
 
 
 def work(arguments: dict[str, Job]) -> None:
@@ -109,6 +110,7 @@ class _Worker:
         if isinstance(self.config.cluster.num_workers, tuple):
             self.tell(f"{self.grid.world} workers train from update {self.state.step} on")
         self.checked = time.monotonic(), self.state.step  # when, and after which update
+        self.question: Callable[[], Tensor] | None = None
         hooks = Hooks(self.log, self.stop, self.sample, self.save, self.judge, lambda: self.in_haste)
         # ranks that were started together write into one folder, which nobody else writes into
         attempt = agreed(self.grid, lambda: new_attempt(place))
@@ -116,6 +118,8 @@ class _Worker:
         keep = Keep(run.keep_last, run.keep_every)
         with Store(place, attempt, self.grid.rank, writers, keep, self.stands, self.heard) as self.store:
             breach = train(self.state, self.dataset, hooks, self.synchronise)
+            if self.question is not None:
+                self.question()  # nothing of it may be under way when a process ends
             with self.pulse.working("writing the last checkpoint"):
                 self.store.settle()  # it may be the one to go back to
         return breach
@@ -167,24 +171,33 @@ class _Worker:
                 self.post("metrics", named)
 
     def stop(self) -> bool:
-        """Whether the driver asks for an end. A collective about once a second, at steps on which all ranks agree."""
+        """Whether the driver asks for an end. A collective about once a second, at steps on which all ranks agree.
+
+        All learn what rank 0 knew the last time: ranks of different pairs do not wait for each other here.
+        """
         self.pulse.moved(f"after update {self.state.step}")
         self.in_haste = False
         if self.state.step % self.check_every:
             return False
-        now_s, step = time.monotonic(), self.state.step
-        step_s = (now_s - self.checked[0]) / (step - self.checked[1])
-        asked, hurry = self.asked() if self.grid.rank == 0 else (False, False)
-        told = torch.tensor([float(asked), float(hurry), step_s], dtype=torch.float64)
-        stop, hurry, sum_s = self.grid.sum(told).tolist()
+        stop = hurry = 0.0
+        if self.question is not None:
+            stop, hurry, sum_s = self.question().tolist()
+            self.check_every = min(1 + int(ASK_S * self.grid.world / sum_s), self.config.run.log_every)
         if hurry:
             self.tell("the number of workers is about to change; a checkpoint is on its way")
         self.in_haste = self.preempted() or bool(hurry)
         if self.in_haste:
-            self.hurried_at = step
-        self.checked = now_s, step
-        self.check_every = min(1 + int(ANSWER_S * self.grid.world / sum_s), self.config.run.log_every)
+            self.hurried_at = self.state.step
+        self.question = self.grid.begin_sum(self.known())
         return bool(stop)
+
+    def known(self) -> Tensor:
+        """What all ranks shall know: whether to end, whether in haste, seconds per update, (3,), to be summed up."""
+        now_s, step = time.monotonic(), self.state.step
+        step_s = (now_s - self.checked[0]) / (step - self.checked[1])
+        self.checked = now_s, step
+        asked, hurry = self.asked() if self.grid.rank == 0 else (False, False)
+        return torch.tensor([float(asked), float(hurry), step_s], dtype=torch.float64)
 
     def asked(self) -> tuple[bool, bool]:
         """What the board asks for: an end, a checkpoint that is not on its way yet."""
