@@ -2,21 +2,26 @@
 
     python benchmarks/training.py [--rounds 3] [--out FOLDER]
 
-Seconds per update of the digits preset, from when its tenth update was logged to its end: the loop alone in a process,
-beside the same under Ray Train with checkpoints; and one pair for each level on one worker, beside two. The sides take
-turns. And how long a checkpoint holds up the training, beside the time between two. Results go to
-results/training-MACHINE.json. Exit code 1 where a bar was missed. Wall-clock time: wants an idle machine.
+Seconds per update of the digits preset, once Ray has started all that it starts: the loop alone in a process beside the
+same under Ray Train with checkpoints, at the same time, each on a core; and one pair for each level, on one worker and
+on two in turns. A ratio is the median over the rounds, since shared machines are faster and slower by the minute. And
+how long a checkpoint holds up the training, beside the time between two. Results go to results/training-MACHINE.json.
+Exit code 1 where a bar was missed. Wall-clock time: wants two idle cores.
 """
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import time
+from operator import truediv
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple, Self
 
+import numpy as np
 import torch
 from mlflow import MlflowClient
 from rich.console import Console
@@ -34,10 +39,10 @@ from cdrl.training.loop import Hooks, train
 from cdrl.training.state import TrainState
 
 HERE = Path(__file__).parent
-WARM = 10
+WARM = 40  # updates that are not counted
+NICENESS = 15  # Ray's workers have it
 SETTINGS = (
     "training.initializer_only_fraction=0",
-    f"run.log_every={WARM}",
     "run.sample_every=1000000",
     "run.score_samples=0",
     "evaluation.num_samples=100",
@@ -45,18 +50,54 @@ SETTINGS = (
 BARS = {"ray_over_bare": ("at most", 1.05), "two_over_one": ("at least", 1.8), "stall_share": ("at most", 0.02)}
 
 
-def bare(config: Config) -> float:
-    """Seconds per update of the loop alone, in this process."""
+def bare(config: Config) -> None:
+    """The loop alone, in this process: prints the update and the time of each record, until it is ended."""
+    os.nice(NICENESS - os.nice(0))
     dataset = Dataset.of(config.data)
     state = TrainState(config, Grid(1, config.training.num_chunks), torch.device("cpu"))
-    marks: list[float] = []
-    ignore = Hooks(lambda metrics: marks.append(time.perf_counter()), lambda: False, lambda: None, lambda: None)
-    train(state, dataset, ignore)
-    return (marks[-1] - marks[0]) / (config.training.num_updates - WARM)
+
+    def log(metrics: object) -> None:
+        print(state.step, time.time(), flush=True)
+
+    train(state, dataset, Hooks(log, lambda: False, lambda: None, lambda: None))
 
 
-def under_ray(config: Config) -> tuple[float, list[float]]:
-    """Seconds per update of a run, and those for which each checkpoint but the last held it up."""
+class Bare:
+    """The loop alone in a process beside this one, while the block lasts."""
+
+    def __init__(self, settings: list[str]) -> None:
+        self.command = [sys.executable, __file__, "--bare", *settings, "training.num_updates=100000"]
+
+    def __enter__(self) -> Self:
+        self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, text=True)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.process.kill()
+        records = [line.split() for line in self.process.communicate()[0].splitlines()]
+        self.steps, self.times_s = [int(step) for step, _ in records], [float(time_s) for _, time_s in records]
+
+    def seconds(self, begin_s: float, end_s: float) -> float:
+        """Seconds per update from one point of time to another."""
+        first, last = np.interp([begin_s, end_s], self.times_s, self.steps)
+        return float((end_s - begin_s) / (last - first))
+
+
+class Measured(NamedTuple):
+    """A run under Ray: where its counted updates begin and end, and for how long its checkpoints held it up."""
+
+    begin_s: float
+    end_s: float
+    num_updates: int
+    stalls_s: list[float]
+
+    @property
+    def seconds(self) -> float:
+        return (self.end_s - self.begin_s) / self.num_updates
+
+
+def under_ray(config: Config) -> Measured:
+    """A run on Ray workers, of which all checkpoints but the last are followed by more updates."""
     outcome = launch(config, console=Console(quiet=True))
     assert outcome.complete
     record, num_updates = outcome.record, config.training.num_updates
@@ -64,10 +105,8 @@ def under_ray(config: Config) -> tuple[float, list[float]]:
     loss = "loss_energy" if config.pairs == "shared" else "pair_0/loss_energy"
     seen_s = {metric.step: metric.timestamp / 1e3 for metric in client.get_metric_history(record.mlflow_run_id, loss)}
     stalls = client.get_metric_history(record.mlflow_run_id, "checkpoint_stall_s")
-    return (
-        (seen_s[num_updates] - seen_s[WARM]) / (num_updates - WARM),
-        [stall.value for stall in stalls if stall.step < num_updates],
-    )
+    stalls_s = [stall.value for stall in stalls if stall.step < num_updates]
+    return Measured(seen_s[WARM], seen_s[num_updates], num_updates - WARM, stalls_s)
 
 
 def main() -> int:
@@ -79,7 +118,7 @@ def main() -> int:
     arguments = parser.parse_args()
     settle(torch.device("cpu"))
     if arguments.bare:
-        print(bare(configuration.load("digits", arguments.bare)))
+        bare(configuration.load("digits", arguments.bare))
         return 0
     machine = describe(torch.device("cpu"))
     found: dict[str, list[float]] = {"bare": [], "ray": [], "one": [], "two": [], "stall": []}
@@ -91,23 +130,22 @@ def main() -> int:
 
         with connected(ClusterConfig(num_workers=2)):
             for number in range(arguments.rounds):
-                short = ("training.num_updates=410", "cluster.num_workers=1", "run.checkpoint_every=200")
-                child = [sys.executable, __file__, "--bare", *settings("none", *short)]
-                found["bare"].append(float(subprocess.run(child, capture_output=True, text=True, check=True).stdout))
-                ray_s, stalls = under_ray(configuration.load("digits", settings(f"ray-{number}", *short)))
-                found["ray"].append(ray_s)
-                found["stall"] += stalls
+                short = ("training.num_updates=340", "cluster.num_workers=1", "run.checkpoint_every=160")
+                with Bare(settings("none", *short)) as beside:
+                    run = under_ray(configuration.load("digits", settings(f"ray-{number}", *short)))
+                found["ray"].append(run.seconds)
+                found["bare"].append(beside.seconds(run.begin_s, run.end_s))
+                found["stall"] += run.stalls_s
                 for side, workers in (("one", 1), ("two", 2)):
-                    more = ("training.num_updates=110", f"cluster.num_workers={workers}")
+                    more = ("training.num_updates=120", f"cluster.num_workers={workers}")
                     chosen = settings(f"{side}-{number}", *more)
-                    found[side].append(under_ray(configuration.load("digits-per-level", chosen))[0])
+                    found[side].append(under_ray(configuration.load("digits-per-level", chosen)).seconds)
                 print({side: round(values[-1], 4) for side, values in found.items()}, flush=True)
-    middle = {side: median(values) for side, values in found.items()}
-    preset = configuration.load("digits")
+    between_s = configuration.load("digits").run.checkpoint_every * median(found["ray"])
     measured = {
-        "ray_over_bare": middle["ray"] / middle["bare"],
-        "two_over_one": middle["one"] / middle["two"],
-        "stall_share": middle["stall"] / (preset.run.checkpoint_every * middle["ray"]),
+        "ray_over_bare": median(map(truediv, found["ray"], found["bare"])),
+        "two_over_one": median(map(truediv, found["one"], found["two"])),
+        "stall_share": median(found["stall"]) / between_s,
     }
     bars = []
     for bar, (sign, limit) in BARS.items():
