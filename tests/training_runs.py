@@ -7,19 +7,27 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 import pytest
+import torch
 import yaml
 from mlflow import MlflowClient
 
 from cdrl import storage
 from cdrl.cli import main
 from cdrl.config import Config
+from cdrl.data import Dataset
+from cdrl.method.cooperative import StepMetrics
 from cdrl.runs import RunRecord
+from cdrl.storage import sha256_file
 from cdrl.training.launch import launch
-from tests.training_parts import TINY
+from cdrl.training.loop import train
+from cdrl.training.sentinel import Breach
+from tests.training_parts import TINY, quiet, save, tiny_state
 
 CDRL = str(Path(sys.executable).parent / "cdrl")
 PATIENCE_S = 240.0
@@ -37,6 +45,37 @@ def trained(config: Config) -> RunRecord:
     outcome = launch(config)
     assert outcome.complete and outcome.step == config.training.num_updates
     return outcome.record
+
+
+class Straight(NamedTuple):
+    """What a run is measured by.
+
+    Attributes:
+        digests: SHA-256 of every weights file at its end.
+        metrics: name -> update -> value.
+    """
+
+    digests: dict[str, str]
+    metrics: dict[str, dict[int, float]]
+
+
+def straight(config: Config, folder: Path) -> Straight:
+    """The bare loop on one pair, in this process: no Ray, and nothing happens to it."""
+    torch.set_num_threads(1)
+    dataset, state = Dataset.of(config.data), tiny_state(config)
+    seen: dict[str, dict[int, float]] = {}
+
+    def log(metrics: dict[int, StepMetrics]) -> None:
+        for name, value in vars(metrics[0]).items():
+            seen.setdefault(name, {})[state.step] = value.item()
+
+    def judge() -> Breach | None:
+        assert state.sentinel is not None
+        return state.sentinel.judge(state.sentinel.table(), state.step)
+
+    assert train(state, dataset, replace(quiet(), log=log, judge=judge)) is None
+    save(state, dataset, folder)
+    return Straight({path.name: sha256_file(path) for path in folder.glob("*.safetensors")}, seen)
 
 
 def digests(record: RunRecord) -> dict[str, str]:

@@ -23,7 +23,8 @@ from tests.training_runs import command, digests, history, tiny_file
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 SETTINGS = ("cluster.num_workers=2", "training.initializer_only_fraction=0", "training.num_updates=20")
-RUNAWAY = ("schedule.step_scale=1", "run.log_every=5", "run.checkpoint_every=5", "sentinel.factor=0.01")
+ALONE = "cluster.num_workers=1"
+RUNAWAY = (ALONE, "schedule.step_scale=1", "run.log_every=5", "run.checkpoint_every=5", "sentinel.factor=0.01")
 POINTS = (
     *SETTINGS,
     "training.batch_size=8",

@@ -8,36 +8,25 @@ import io
 import os
 import signal
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 from mlflow import MlflowClient
 from PIL import Image
 
 from cdrl.config import load
-from cdrl.data import Dataset
 from cdrl.data.prepare import Options, prepare
-from cdrl.method.cooperative import StepMetrics
 from cdrl.model import Model
 from cdrl.runs import RunRecord, fetch_model
-from cdrl.storage import sha256_file
-from cdrl.training.grid import Grid
-from cdrl.training.loop import train
-from cdrl.training.sentinel import Breach
-from cdrl.training.state import TrainState
-from tests.training_parts import quiet, save
-from tests.training_runs import CDRL, Train, command, digests, history
+from tests.training_runs import CDRL, Train, command, digests, history, straight
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
-CPU = torch.device("cpu")
 METRICS = ("loss_energy", "loss_initializer", "f_pos", "f_neg", "grad_norm_energy", "grad_norm_initializer")
-NUM_ROWS, NUM_UPDATES, CHECKPOINT_EVERY, SAMPLE_EVERY = 400, 60, 16, 10
+NUM_ROWS, NUM_UPDATES, CHECKPOINT_EVERY, SAMPLE_EVERY = 400, 36, 10, 6
 
 
 def cifar10(folder: Path) -> str:
@@ -68,27 +57,9 @@ def settings(bucket: str, folder: Path) -> list[str]:
         "run.checkpoint_every": CHECKPOINT_EVERY,
         "run.sample_every": SAMPLE_EVERY,
         "training.num_updates": NUM_UPDATES,
+        "sampling.num_steps": 1,
     }
     return [f"{key}={value}" for key, value in given.items()]
-
-
-def straight(given: list[str], folder: Path) -> tuple[dict[str, str], dict[str, dict[int, float]]]:
-    """The bare loop: digests of all state, and metric -> step -> value."""
-    config = load("cifar10-smoke", given)
-    dataset, state = Dataset.of(config.data), TrainState(config, Grid(1, config.training.num_chunks), CPU)
-    seen: dict[str, dict[int, float]] = {name: {} for name in METRICS}
-
-    def log(metrics: dict[int, StepMetrics]) -> None:
-        for name in METRICS:
-            seen[name][state.step] = getattr(metrics[0], name).item()
-
-    def judge() -> Breach | None:
-        assert state.sentinel is not None
-        return state.sentinel.judge(state.sentinel.table(), state.step)
-
-    assert train(state, dataset, replace(quiet(), log=log, judge=judge)) is None
-    save(state, dataset, folder / "straight")
-    return {path.name: sha256_file(path) for path in (folder / "straight").glob("*.safetensors")}, seen
 
 
 def test_killed_and_interrupted_it_ends_as_if_nothing_had_been(
@@ -122,7 +93,7 @@ def test_killed_and_interrupted_it_ends_as_if_nothing_had_been(
     runs = client.search_runs([client.get_run(record.mlflow_run_id).info.experiment_id])
     assert [run.info.run_name for run in runs] == ["broken"]  # three processes, one MLflow run
 
-    expected, losses = straight(given, tmp_path)
+    expected, losses = straight(load("cifar10-smoke", given), tmp_path / "straight")
     assert record.checkpoint("last").startswith(f"{s3}/runs/broken/step_{NUM_UPDATES:08d}-")
     assert digests(record) == expected and len(expected) == 3
     for name in METRICS:
