@@ -26,7 +26,7 @@ demo: .venv/.core
 
 test: lint
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -n auto --dist loadfile
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/integration -n 2 --dist loadfile
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/integration -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/.dev
 	@$(BIN)/flake8

@@ -10,6 +10,11 @@ import pytest
 from tests.faults import FaultProxy
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole runs come first: they take longest, and two files run at a time."""
+    items.sort(key=lambda item: not item.path.name.startswith("test_train_"))
+
+
 @pytest.fixture(scope="session")
 def _s3_endpoint() -> Iterator[str]:
     from moto.server import ThreadedMotoServer
