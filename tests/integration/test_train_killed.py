@@ -98,7 +98,7 @@ def test_kills_at_random_updates_change_nothing(place: Place, expected: Straight
 
 
 def test_a_frozen_worker_is_named_and_who_cannot_wait_loses_no_bit(place: Place, expected: Straight) -> None:
-    driver = place.start("stopped", "cluster.hang_after_s=6")
+    driver = place.start("stopped", "cluster.hang_after_s=8")
     driver.wait_for_checkpoint(2 * CHECKPOINT_EVERY)
     frozen = workers()[0]
     frozen.suspend()

@@ -36,7 +36,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 NUM_UPDATES, CHECKPOINT_EVERY = 400, 20
 HEAD, OTHER = "127.0.0.2", "127.0.0.3"  # Ray takes another address for 127.0.0.1
-NOTICE_S = 15.0  # enough for a checkpoint on a busy machine
+NOTICE_S = 20.0  # enough for a checkpoint on a busy machine
 SETTINGS = (
     f"training.num_updates={NUM_UPDATES}",
     f"run.checkpoint_every={CHECKPOINT_EVERY}",
@@ -178,7 +178,7 @@ def test_two_machines_train_as_one_and_a_notice_of_preemption_is_answered(place:
         shutil.rmtree(cache)
     other = place.add()
     budgets = ("cluster.max_failures=0", "cluster.max_preemptions=1")
-    run = Run(place, "preempted", "cluster.num_workers=2", "cluster.hang_after_s=10", *budgets)
+    run = Run(place, "preempted", "cluster.num_workers=2", "cluster.hang_after_s=15", *budgets)
     until(lambda: run.events_file.with_name("run.json").exists() and run.checkpoints(), lambda: str(run.events()))
     shards = {path for method, path in place.proxy.requests if method == "GET" and path.endswith(".arrow")}
     assert len(shards) == 3
