@@ -54,14 +54,16 @@ def history(name: NameArgument, root: RootOption = "runs", tracking: TrackingOpt
     kept = registry_of(tracking, root).history(name)
     chain = kept.read()
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    for title in ("no", "what", "champion", "before", "when (UTC)", "who", "proof", "why"):
+    for title in ("no", "what", "champion", "before", "when (UTC)", "who", "proof"):
         table.add_column(title, overflow="fold")
     for entry in chain.entries:
         numbers = [str(version or "-") for version in (entry.champion, entry.before)]
         when, proof = f"{entry.when:%Y-%m-%d %H:%M:%S}", entry.proof_digest[:12] or "-"
-        table.add_row(str(entry.number), entry.action, *numbers, when, entry.who, proof, escape("; ".join(entry.why)))
+        table.add_row(str(entry.number), entry.action, *numbers, when, entry.who, proof)
     console = Console(highlight=False)
     console.print(table)
+    for entry in chain.entries:
+        console.print(escape(f"{entry.number}: {'; '.join(entry.why)}"), soft_wrap=True)
     console.print(escape(f"{len(chain.entries)} entries, chain whole: {kept.uri}"), soft_wrap=True)
 
 

@@ -4,12 +4,10 @@ from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
-import numpy as np
-
 from cdrl.config import Config
 from cdrl.config.resolve import override
 from cdrl.errors import ConfigError
-from cdrl.evaluation.generate import draw
+from cdrl.evaluation.generate import draw, reference_labels
 from cdrl.evaluation.protocol import Protocol
 from cdrl.evaluation.reference import Reference
 from cdrl.evaluation.scorer import Progress, counter
@@ -27,7 +25,7 @@ def further_differences(
 ) -> Iterator[float]:
     """The candidate's Fréchet distance minus the champion's, of one set after the other, without an end.
 
-    Set number 1, 2, ... holds as many images of each model as the protocol says, with its seed + the number.
+    Set number 1, 2, ... is the one that `cdrl evaluate` would draw of each model with the protocol's seed + the number.
 
     Args:
         candidate, champion: folders of packages.
@@ -45,19 +43,20 @@ def further_differences(
     for model in models:
         reference.check(model)
     num_images, report = protocol.num_generated, progress or (lambda what, done, total: None)
-    labels = reference.labels(num_images)
+    counts = reference.train.manifest.splits["train"].label_counts
     for number in count(1):
-        distances = []
+        seed, distances = protocol.seed + number, []
+        labels = reference_labels(counts, num_images, seed) if config.data.num_classes else None
         for name, model in zip(("candidate", "champion"), models, strict=True):
             images = draw(
                 model,
                 num_images,
                 labels=labels,
                 sampling=protocol.sampling,
-                seed=protocol.seed + number,
+                seed=seed,
                 progress=counter(report, f"set {number} of the {name}", num_images),
             )
-            distances.append(reference.frechet(np.asarray(images)))
+            distances.append(reference.frechet(images))
         yield distances[0] - distances[1]
 
 
@@ -71,8 +70,8 @@ def _reference(config: Config, protocol: Protocol, device: str) -> Reference:
         "manifest_digest": reference.train.manifest.digest,
         "num_reference": len(reference.train),
     }
-    if differing := [f"{name}: {getattr(protocol, name)!r} against {value!r}" for name, value in found.items()
-                     if getattr(protocol, name) != value]:
+    said = {name: getattr(protocol, name) for name in found}
+    if differing := [f"{name}: {said[name]!r} against {found[name]!r}" for name in found if said[name] != found[name]]:
         raise ConfigError(
             f"further images would be measured in another way than the score cards were: {'; '.join(differing)}; give "
             "the settings of that evaluation with --set"
