@@ -56,11 +56,10 @@ def opened(ref: str, *, root: str = "runs", tracking: str | None = None) -> Iter
             yield package
         return
     with _copied(ref) as folder:
-        if folder is None or not (package := proof.package_in(folder) / proof.NAME).is_file():
-            yield fetch_model(ref, root=root) if folder is None else proof.package_in(folder)
-            return
-        proof.check_package(package.parent)
-        yield package.parent
+        package = fetch_model(ref, root=root) if folder is None else proof.package_in(folder)
+        if (package / proof.NAME).is_file():
+            proof.check_package(package)
+        yield package
 
 
 @contextmanager

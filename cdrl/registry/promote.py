@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import replace
 
 from cdrl.config import GatesConfig
 from cdrl.config.resolve import override
@@ -17,17 +17,6 @@ from cdrl.registry.version import GATE
 from cdrl.registry.versions import CHAMPION, Registry, Version, check
 
 __all__ = ["promote", "rollback"]
-
-
-@dataclass(frozen=True)
-class Move:
-    """What a promotion starts from."""
-
-    registry: Registry
-    history: History
-    chain: Chain
-    candidate: Version
-    champion: Version | None
 
 
 def promote(
@@ -64,9 +53,14 @@ def promote(
     if chain.head.champion == candidate.number:
         _settle(registry, history)
         return registry.find(f"{name}/{candidate.number}"), Decision(True, ("it is the champion already",))
-    _check_alias(registry, chain)
-    champion = None if chain.head.champion is None else registry.find(f"{name}/{chain.head.champion}")
-    decision, gates = _decide(Move(registry, history, chain, candidate, champion), list(overrides), progress)
+    champion = next((one for one in registry.versions(name) if one.number == chain.head.champion), None)
+    deleted = champion is None and chain.head.champion is not None
+    if not deleted:  # with a version MLflow deletes its aliases
+        _check_alias(registry, chain)
+    decision, gates = _ask(registry, candidate, champion, chain, list(overrides), progress)
+    if deleted:
+        gone = f"version {chain.head.champion}, the champion so far, was deleted from the server"
+        decision = replace(decision, reasons=(*decision.reasons, gone))
     verdict = f"{'passed' if decision.passed else 'refused'}: {'; '.join(decision.reasons)}"
     with registry.translated():
         registry.client.set_model_version_tag(name, str(candidate.number), GATE, verdict)
@@ -88,11 +82,15 @@ def rollback(registry: Registry, name: str, *, reason: str = "") -> Version:
     chain = history.read()
     if len(chain.in_force) < 2:
         now = chain.head.champion
+        first = "there is no champion" if now is None else f"version {now} was the first champion"
+        raise RegistryError(f"{name}: {first}; there is nothing to go back to")
+    then = chain.in_force[-2]
+    back = registry.find(f"{name}/{then.champion}")
+    if then.proof_digest not in ("", back.proof_digest):
         raise RegistryError(
-            f"{name}: " + ("there is no champion" if now is None else f"version {now} was the first champion")
-            + "; there is nothing to go back to"
+            f"{back}: it was promoted with the proof {then.proof_digest[:12]}, the server tells of "
+            f"{back.proof_digest[:12] or 'none'} now; refused"
         )
-    back = registry.find(f"{name}/{chain.in_force[-2].champion}")
     if back.proof_digest:
         with registry.fetched(back) as folder:
             check(back, folder)
@@ -101,35 +99,38 @@ def rollback(registry: Registry, name: str, *, reason: str = "") -> Version:
     return registry.find(f"{name}/{back.number}")
 
 
-def _decide(move: Move, overrides: list[str], progress: Progress | None) -> tuple[Decision, GatesConfig]:
-    """Ask the gates, with as many images as it takes."""
-    candidate, champion = move.candidate, move.champion
+def _ask(
+    registry: Registry,
+    candidate: Version,
+    champion: Version | None,
+    chain: Chain,
+    overrides: list[str],
+    progress: Progress | None,
+) -> tuple[Decision, GatesConfig]:
+    """Ask the gates of the candidate's configuration, with as many images as it takes."""
     with ExitStack() as stack:
-        package = stack.enter_context(move.registry.fetched(candidate))
+        ours = stack.enter_context(registry.fetched(candidate))
         try:
-            check(candidate, package)
+            check(candidate, ours)
         except RegistryError as error:
             return Decision(False, (f"its package does not prove what it is: {error}",)), GatesConfig()
-        config = override(Model.load(package / FOLDER).config, overrides)
-        gates = config.gates
-        if champion is None:
-            return decide(candidate.scorecard, None, gates), gates
-        if (reason := _changed(champion, move.chain)) is not None:
+        gates = override(Model.load(ours / FOLDER).config, overrides).gates
+        if champion is not None and (reason := _fault(champion, chain)) is not None:
             return Decision(False, (reason,)), gates
-        decision = decide(candidate.scorecard, champion.scorecard, gates)
-        if decision.is_clear or not gates.max_sets:
+        theirs = None if champion is None else champion.scorecard
+        decision = decide(candidate.scorecard, theirs, gates)
+        if champion is None or candidate.scorecard is None or decision.is_clear or not gates.max_sets:
             return decision, gates
-        assert candidate.scorecard is not None
-        theirs = stack.enter_context(move.registry.fetched(champion, FOLDER))
-        sets = further_differences(package / FOLDER, theirs, candidate.scorecard.protocol, overrides, progress)
+        package = stack.enter_context(registry.package(champion))
+        sets = further_differences(ours / FOLDER, package, candidate.scorecard.protocol, overrides, progress)
         found: list[float] = []
         while not decision.is_clear and len(found) < gates.max_sets:
             found.append(next(sets))
-            decision = decide(candidate.scorecard, champion.scorecard, gates, found)
+            decision = decide(candidate.scorecard, theirs, gates, found)
         return decision, gates
 
 
-def _changed(champion: Version, chain: Chain) -> str | None:
+def _fault(champion: Version, chain: Chain) -> str | None:
     """What is wrong with a champion's score card, if anything is."""
     if champion.scorecard is None:
         return f"the champion, version {champion.number}, has no readable score card"

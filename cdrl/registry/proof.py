@@ -196,8 +196,9 @@ def _check_model(package: Path, proof: Proof) -> None:
 
 def _compare(folder: Path, expected: dict[str, str], inside: str | None = None) -> None:
     """Every file below a folder (without that below `inside`) must be expected, and the other way round."""
-    found = {name for name in _names(folder) if inside is None or not name.startswith(f"{inside}/")}
-    found -= {MLFLOWS_OWN} - set(expected)
+    found = set(_names(folder))
+    if inside is not None:
+        found = {name for name in found if not name.startswith(f"{inside}/")} - {MLFLOWS_OWN}
     if extra := sorted(found - set(expected)):
         raise RegistryError(f"{folder}: its proof does not know {_some(extra)}; refused: nobody says what that is")
     if missing := sorted(set(expected) - found):

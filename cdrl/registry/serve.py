@@ -10,7 +10,7 @@ from types import FrameType
 
 from mlflow.pyfunc import scoring_server
 
-from cdrl.errors import ConfigError
+from cdrl.errors import ConfigError, RegistryError
 
 __all__ = ["serving"]
 
@@ -24,8 +24,11 @@ def serving(version: Path, *, host: str, port: int, num_workers: int = 1) -> int
     """Serve a version's folder until SIGINT or SIGTERM; the server's exit code, 0 where it was asked to end.
 
     Raises:
+        RegistryError: it is a bare package, without what MLflow needs.
         ConfigError: something listens at this address already, or it is none of this machine.
     """
+    if not (version / "MLmodel").is_file():
+        raise RegistryError("a bare package cannot be served; name the version, or the whole folder of one")
     _check_free(host, port)
     command, environment = scoring_server.get_cmd(str(version), port=port, host=host, nworkers=num_workers)
     child = subprocess.Popen([sys.executable, "-m", *shlex.split(command)], env=environment | SAFE)

@@ -162,6 +162,9 @@ def test_a_damaged_checkpoint_and_a_foreign_run_are_refused(run_root: Path, regi
         latest.write_bytes(content)
         with pytest.raises(RegistryError, match="score-.*not a readable score card"):
             registry.register(record.run_id, root=str(run_root))
+    latest.write_text('{"scores": {"frechet": 0.1}}')
+    with pytest.raises(RegistryError, match="score-.*: protocol: Field required; run `cdrl evaluate` again"):
+        registry.register(record.run_id, root=str(run_root))
     file = checkpoint(record) / "pair-00.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"?")
     with pytest.raises(RegistryError, match="pair-00.safetensors: damaged"):

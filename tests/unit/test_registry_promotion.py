@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
+from cdrl.cli import groups
 from cdrl.cli.registry import app
-from cdrl.errors import ConfigError, GateFailed, RegistryError
+from cdrl.errors import ConfigError, GateFailed, RegistryError, TrackingError
 from cdrl.model import Model
 from cdrl.registry.history import Overtaken
 from cdrl.registry.promote import promote, rollback
@@ -14,6 +16,7 @@ from cdrl.registry.proof import FOLDER
 from cdrl.registry.versions import Registry
 from cdrl.tracking.server import default_uri
 from tests.registry_parts import checkpoint, make_run, score
+from tests.web import answering
 
 
 @pytest.fixture
@@ -93,6 +96,9 @@ def test_a_package_that_was_changed_after_it_was_scored_is_refused(run_root: Pat
     promote(registry, "tiny", "3")
     with pytest.raises(RegistryError, match="scorecard.json: changed after the package was made"):
         rollback(registry, "tiny")
+    registry.client.set_model_version_tag("tiny", "1", "cdrl.proof_digest", "ab" * 32)
+    with pytest.raises(RegistryError, match="promoted with the proof .*, the server tells of abababababab now"):
+        rollback(registry, "tiny")
     assert champion(registry) == 3 and registry.history("tiny").read().head.number == 2
 
 
@@ -118,6 +124,12 @@ def test_a_champion_that_was_deleted_is_said(run_root: Path, registry: Registry)
     registry.client.delete_model_version("tiny", "1")
     with pytest.raises(RegistryError, match="no version 'tiny/1' at .*versions: 2@champion"):
         rollback(registry, "tiny")
+    version(registry, run_root, frechet=0.9)
+    registry.client.delete_model_version("tiny", "2")
+    assert champion(registry) is None
+    _, decision = promote(registry, "tiny", "latest")
+    assert decision.reasons[-1] == "version 2, the champion so far, was deleted from the server"
+    assert champion(registry) == 3 and registry.history("tiny").read().head.before == 2
 
 
 def test_a_model_of_an_older_cdrl_gets_history_and_proof_when_it_is_registered_again(
@@ -202,3 +214,15 @@ def test_the_commands_tell_the_story(run_root: Path, registry: Registry, monkeyp
     assert lines[8] == "3: back from version 2; too slow [on old machines]"
     assert lines[9].startswith("4 entries, chain whole: ")
     assert "every file is what the proof says" in told("verify", "tiny@champion")
+
+
+@pytest.mark.parametrize(
+    "status, body, message",
+    [(500, b"oops", "HTTP status 500"), (200, b"<html>Welcome</html>", "another program than MLflow listens there")],
+)
+@pytest.mark.parametrize("command", ["registry promote tiny 1", "registry verify tiny/1", "serve tiny@champion"])
+def test_a_server_that_is_none_is_one_clear_line(status: int, body: bytes, message: str, command: str) -> None:
+    whole = typer.Typer()
+    groups.attach(whole)
+    with answering(status, body) as uri, pytest.raises(TrackingError, match=f"{uri}.*{message}"):
+        CliRunner().invoke(whole, [*command.split(), "--tracking", uri], catch_exceptions=False)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from cdrl.errors import ConfigError, RegistryError
 from cdrl.model import Model
 from cdrl.registry import package, proof
 from cdrl.registry.load import verified
+from cdrl.registry.serve import serving
 from tests.registry_parts import card, tiny_model
 
 
@@ -182,6 +184,19 @@ def test_the_command_needs_no_server(saved: Path, tmp_path: Path, monkeypatch: p
     assert done.exit_code == 0 and "every file is what the proof says" in done.output
     assert "10 updates, from run tiny-1 (best)" in done.output
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_served_is_said_before_anything_starts(saved: Path) -> None:
+    with pytest.raises(RegistryError, match="a bare package cannot be served"):
+        serving(saved / proof.FOLDER, host="127.0.0.1", port=1)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"--port {port}: cannot listen there: Address already in use"):
+            serving(saved, host="127.0.0.1", port=port)
+    with pytest.raises(ConfigError, match="--host 192.0.2.1 --port 5001: cannot listen there"):
+        serving(saved, host="192.0.2.1", port=5001)  # an address that is kept for documents
 
 
 def test_what_is_no_package_is_said(tmp_path: Path, saved: Path) -> None:
