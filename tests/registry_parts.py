@@ -8,9 +8,6 @@ import torch
 from cdrl import config as configuration
 from cdrl.evaluation.protocol import Protocol, ScoreCard, Scores
 from cdrl.model import Model, build_ladder
-from cdrl.registry.history import Overtaken
-from cdrl.registry.promote import promote
-from cdrl.registry.versions import Registry
 from cdrl.runs import Checkpoint, RunRecord, step_folder
 from cdrl.tracking.run import TrackedRun
 from tests.training_parts import ATTEMPT
@@ -120,19 +117,3 @@ def score(record: RunRecord, frechet: float, *, num_generated: int = 10) -> Scor
     for name in (f"score-{measured.protocol.digest[:8]}-{measured.model_digest[:8]}.json", "latest.json"):
         (folder / name).write_text(measured.model_dump_json())
     return measured
-
-
-def race(uri: str, number: int, num_races: int, barrier: Any, won: Any) -> None:
-    """Promoter number 0 or 1 of a model with three equal versions: both expect the same champion, each race anew."""
-    registry = Registry(uri)
-    for _ in range(num_races):
-        barrier.wait()
-        champion = registry.history("tiny").read().head.champion
-        candidate = [version for version in (1, 2, 3) if version != champion][number]
-        barrier.wait()
-        try:
-            promote(registry, "tiny", str(candidate), expected=champion)
-        except Overtaken:
-            won.put((number, False))
-        else:
-            won.put((number, True))

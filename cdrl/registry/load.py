@@ -55,7 +55,7 @@ def opened(ref: str, *, root: str = "runs", tracking: str | None = None) -> Iter
         with registry.package(registry.find(ref)) as package:
             yield package
         return
-    with _copied(ref) as folder:
+    with _copied(ref, proof.FOLDER) as folder:
         package = fetch_model(ref, root=root) if folder is None else proof.package_in(folder)
         if (package / proof.NAME).is_file():
             proof.check_package(package)
@@ -91,8 +91,11 @@ def registry_at(tracking: str | None, root: str) -> Registry:
 
 
 @contextmanager
-def _copied(ref: str) -> Iterator[Path | None]:
-    """A folder with a model as it is, a copy of what lies below an S3 URI if that has a proof; else None."""
+def _copied(ref: str, below: str = "") -> Iterator[Path | None]:
+    """A folder with a model as it is, a copy of what lies below an S3 URI if that has a proof; else None.
+
+    Of a whole version on S3 only what is `below` is copied.
+    """
     if storage.is_local(ref):
         folder = storage.local_path(ref)
         yield folder if (proof.package_in(folder) / "model.json").is_file() else None
@@ -102,7 +105,10 @@ def _copied(ref: str) -> Iterator[Path | None]:
         yield None
         return
     with TemporaryDirectory(prefix="cdrl-package-") as scratch:
+        is_whole = f"{proof.FOLDER}/{proof.NAME}" in names
         for name in names:
+            if is_whole and not name.startswith(below):
+                continue
             if ".." in PurePosixPath(name).parts or name.startswith("/"):
                 raise RegistryError(f"{ref}: refused to fetch a file named {name!r}")
             storage.download(storage.join(ref, name), Path(scratch, name))

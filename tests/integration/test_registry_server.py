@@ -1,7 +1,6 @@
 """Journal, registry and served model over HTTP: a real MLflow server and a real scoring server."""
 
 import json
-import multiprocessing
 import os
 import signal
 import socket
@@ -30,7 +29,7 @@ from cdrl.registry.promote import promote
 from cdrl.registry.versions import Registry
 from cdrl.tracking.run import TrackedRun
 from cdrl.tracking.server import default_uri
-from tests.registry_parts import checkpoint, make_run, race, score
+from tests.registry_parts import checkpoint, make_run, score
 from tests.training_runs import CDRL
 
 pytestmark = pytest.mark.integration
@@ -123,6 +122,25 @@ def test_a_run_becomes_a_served_champion(
         assert process.wait(30) == 0 and not _answers(f"{address}/health"), "the server goes with the command"
 
 
+PROMOTER = """
+import sys
+from cdrl.registry.history import Overtaken
+from cdrl.registry.promote import promote
+from cdrl.registry.versions import Registry
+
+registry = Registry(sys.argv[1])
+print("ready", flush=True)
+for line in sys.stdin:
+    champion, candidate = line.split()
+    try:
+        promote(registry, "tiny", candidate, expected=int(champion))
+    except Overtaken:
+        print("lost", flush=True)
+    else:
+        print("won", flush=True)
+"""
+
+
 def test_two_processes_race_and_one_wins_twenty_times(run_root: Path) -> None:
     registry = Registry(default_uri(run_root))
     for seed in range(3):
@@ -130,20 +148,27 @@ def test_two_processes_race_and_one_wins_twenty_times(run_root: Path) -> None:
         score(record, 0.5)
         registry.register(record.run_id, root=str(run_root))
     promote(registry, "tiny", "3")
-    context = multiprocessing.get_context("spawn")
-    barrier, won = context.Barrier(2), context.Queue()
-    racers = [context.Process(target=race, args=(registry.uri, number, 20, barrier, won)) for number in (0, 1)]
-    for racer in racers:
-        racer.start()
-    results = [won.get(timeout=240) for _ in range(40)]
-    for racer in racers:
-        racer.join(30)
-        assert racer.exitcode == 0
-    assert sum(has_won for _, has_won in results) == 20
+    command = [sys.executable, "-c", PROMOTER, registry.uri]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
+    promoters = [subprocess.Popen(command, **pipes) for _ in range(2)]
+    try:
+        assert [promoter.stdout.readline() for promoter in promoters] == ["ready\n"] * 2
+        champion = 3
+        for _ in range(20):
+            candidates = [number for number in (1, 2, 3) if number != champion]
+            for promoter, candidate in zip(promoters, candidates):
+                promoter.stdin.write(f"{champion} {candidate}\n")
+            told = [promoter.stdout.readline() for promoter in promoters]
+            assert sorted(told) == ["lost\n", "won\n"]
+            champion = candidates[told.index("won\n")]
+            assert registry.find("tiny@champion").number == champion
+    finally:
+        for promoter in promoters:
+            promoter.communicate()
     chain = registry.history("tiny").read()
     assert len(chain.entries) == 22
     assert all(entry.before == earlier.champion for earlier, entry in zip(chain.entries, chain.entries[1:]))
-    assert registry.find("tiny@champion").number == chain.head.champion
+    assert chain.head.champion == champion
 
 
 def test_a_version_brings_its_own_code(run_root: Path) -> None:
