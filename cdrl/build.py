@@ -1,5 +1,6 @@
 """From a configuration to what it describes: the schedule and fresh pairs of networks."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -20,6 +21,7 @@ __all__ = [
     "build_schedule",
     "check_buildable",
     "is_chunkwise",
+    "pairs_of",
     "usual_chunkwise",
 ]
 
@@ -77,6 +79,26 @@ def usual_chunkwise(config: Config, num_trained: int) -> Literal["always", "neve
     """What `auto` stands for: small batches cost small nets dearly, so only where workers share a pair, on CPUs."""
     shared = config.cluster.max_workers > num_trained
     return "always" if shared and not config.cluster.use_gpu else "never"
+
+
+def pairs_of(config: Config, levels: Sequence[int]) -> tuple[int, ...]:
+    """The pairs that serve these levels and no others.
+
+    Raises:
+        ConfigError: no such level, or a pair serves others too.
+    """
+    groups = [tuple(group) for group in groups_of_levels(config.pairs, config.schedule.num_levels)]
+    wanted = set(levels)
+    if strange := wanted - set(range(config.schedule.num_levels)):
+        raise ConfigError(f"--levels: the run has levels 0 ... {config.schedule.num_levels - 1}, got {min(strange)}")
+    for group in groups:
+        if wanted & set(group) and not wanted >= set(group):
+            others = ", ".join(map(str, sorted(set(group) - wanted)))
+            raise ConfigError(
+                f"--levels: level {min(wanted & set(group))} shares its pair with {others}; give all of them, or train "
+                "a run with pairs=per_level"
+            )
+    return tuple(number for number, group in enumerate(groups) if wanted & set(group))
 
 
 def build_ladder(config: Config) -> PairLadder:

@@ -1,6 +1,7 @@
 """A tiny run with real weights, as training leaves it, and score cards for it."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,17 +21,31 @@ TINY = {
 }
 
 
+def tiny_model(folder: Path, *, seed: int = 0, **settings: Any) -> Model:
+    """A model in a folder, as a checkpoint holds it, with two classes."""
+    config = configuration.validate(TINY | {"data": {"shape": [1, 8, 8], "num_classes": 2}} | settings, where="test")
+    torch.manual_seed(seed)
+    Model(config, build_ladder(config), ("a", "b"), "ab" * 32, 10).write(folder)
+    return Model.load(folder)
+
+
 def make_run(
-    root: Path, *, seed: int = 0, num_classes: int = 2, uri: str | None = None, experiment: str = "cdrl"
+    root: Path,
+    *,
+    seed: int = 0,
+    num_classes: int = 2,
+    uri: str | None = None,
+    experiment: str = "cdrl",
+    settings: dict[str, Any] | None = None,
 ) -> RunRecord:
-    """A tracked run with one checkpoint after 10 updates."""
+    """A tracked run with one checkpoint after 10 updates; `settings` are any others."""
     ours = {
         "data": {"shape": [1, 8, 8], "num_classes": num_classes},
         "training": {"seed": seed},
         "run": {"root": str(root)},
         "tracking": {"uri": uri, "experiment": experiment},
     }
-    config = configuration.validate(TINY | ours, where="test")
+    config = configuration.validate(TINY | ours | (settings or {}), where="test")
     journal = TrackedRun.start(config, config.run_id, manifest_digest="ab" * 32)
     journal.close()
     record = RunRecord(

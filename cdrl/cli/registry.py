@@ -1,74 +1,27 @@
-"""`cdrl registry register|promote|show|list`."""
+"""`cdrl registry ...`: look at models, versions, proofs and the history of champions."""
 
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from cdrl.runs import RunRecord, Which
+from cdrl.cli import promotion
+from cdrl.cli.places import NameArgument, RootOption, TrackingOption, registry_of
 
 if TYPE_CHECKING:
-    from cdrl.evaluation.protocol import ScoreCard, Scores
-    from cdrl.registry.versions import Registry, Version
+    from cdrl.evaluation.protocol import Scores
+    from cdrl.registry.versions import Version
 
 __all__ = ["RootOption", "TrackingOption", "app"]
 
 app = typer.Typer(help="Turn runs into model versions and choose the champion.", no_args_is_help=True)
 
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The model: the `name` of its configuration.")]
-RootOption = Annotated[str, typer.Option("--root", metavar="FOLDER", help="The folder of runs.")]
-TrackingOption = Annotated[
-    str | None,
-    typer.Option(
-        "--tracking",
-        metavar="URI",
-        envvar="MLFLOW_TRACKING_URI",
-        help="The MLflow server; default: the database below --root.",
-    ),
-]
-
-
-@app.command()
-def register(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, a unique beginning of it, or its folder.")],
-    which: Annotated[Which, typer.Option(help="The checkpoint with the best quick score, or the newest.")] = "best",
-    root: RootOption = "runs",
-    tracking: TrackingOption = None,
-) -> None:
-    """Make a version of a run's checkpoint; the same weights and scores are registered once."""
-    from cdrl.registry.versions import Registry
-
-    registry = Registry(tracking or RunRecord.read(run, root).tracking_uri)
-    version = registry.register(run, which=which, root=root)
-    card = version.scorecard
-    scored = "no score card; run `cdrl evaluate`, then register again" if card is None else _scored(card)
-    Console(soft_wrap=True).print(f"{version.name} version {version.number}: {scored}", highlight=False)
-
-
-@app.command()
-def promote(
-    name: NameArgument,
-    version: Annotated[str, typer.Argument(metavar="VERSION", help="A number, `latest`, or the run that made it.")],
-    root: RootOption = "runs",
-    tracking: TrackingOption = None,
-) -> None:
-    """Make a version the champion if its score is no worse than the champion's under the same protocol."""
-    from cdrl.registry.promote import promote as move
-
-    promoted, decision = move(_registry(tracking, root), name, version)
-    text = f"{name} version {promoted.number} is champion: {'; '.join(decision.reasons)}"
-    Console(soft_wrap=True).print(text, highlight=False)
-
-
-@app.command()
-def show(name: NameArgument, root: RootOption = "runs", tracking: TrackingOption = None) -> None:
-    """List the versions of a model: scores (lower is better), how they were measured, what the gate said."""
-    registry = _registry(tracking, root)
-    registry.find(f"{name}/latest")  # says which models there are if this one is none
-    versions, console = registry.versions(name), Console(highlight=False)
-    console.print(_table(versions))
-    console.print(*_notes(versions), sep="\n", soft_wrap=True)
+app.command()(promotion.register)
+app.command()(promotion.replace)
+app.command()(promotion.promote)
+app.command()(promotion.rollback)
 
 
 @app.command("list")
@@ -76,7 +29,7 @@ def list_models(root: RootOption = "runs", tracking: TrackingOption = None) -> N
     """List the registered models and their champions."""
     from cdrl.registry.versions import CHAMPION
 
-    registry = _registry(tracking, root)
+    registry = registry_of(tracking, root)
     table = Table("model", "versions", "champion", box=None)
     for name in registry.names():
         versions = registry.versions(name)
@@ -85,15 +38,59 @@ def list_models(root: RootOption = "runs", tracking: TrackingOption = None) -> N
     Console().print(table)
 
 
-def _scored(card: "ScoreCard") -> str:
-    return f"{card.protocol.metric} {_figure(card.scores)}"
+@app.command()
+def show(name: NameArgument, root: RootOption = "runs", tracking: TrackingOption = None) -> None:
+    """List the versions of a model: scores (lower is better), how they were measured, what the gate said."""
+    registry = registry_of(tracking, root)
+    registry.find(f"{name}/latest")  # says which models there are if this one is none
+    versions, console = registry.versions(name), Console(highlight=False)
+    console.print(_table(versions))
+    console.print(*map(escape, _notes(versions)), sep="\n", soft_wrap=True)
 
 
-def _registry(tracking: str | None, root: str) -> "Registry":
-    from cdrl.registry.versions import Registry
-    from cdrl.tracking.server import default_uri
+@app.command()
+def history(name: NameArgument, root: RootOption = "runs", tracking: TrackingOption = None) -> None:
+    """List every move of a model's champion: who, when, why and which files; each link of the chain is checked."""
+    kept = registry_of(tracking, root).history(name)
+    chain = kept.read()
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for title in ("no", "what", "champion", "before", "when (UTC)", "who", "proof"):
+        table.add_column(title, overflow="fold")
+    for entry in chain.entries:
+        numbers = [str(version or "-") for version in (entry.champion, entry.before)]
+        when, proof = f"{entry.when:%Y-%m-%d %H:%M:%S}", entry.proof_digest[:12] or "-"
+        table.add_row(str(entry.number), entry.action, *numbers, when, entry.who, proof)
+    console = Console(highlight=False)
+    console.print(table)
+    for entry in chain.entries:
+        console.print(escape(f"{entry.number}: {'; '.join(entry.why)}"), soft_wrap=True)
+    console.print(escape(f"{len(chain.entries)} entries, chain whole: {kept.uri}"), soft_wrap=True)
 
-    return Registry(tracking or default_uri(root))
+
+@app.command()
+def verify(
+    ref: Annotated[str, typer.Argument(metavar="REF", help="NAME/3, NAME@champion, or a package: a folder or s3://.")],
+    root: RootOption = "runs",
+    tracking: TrackingOption = None,
+) -> None:
+    """Recompute every digest of a version or a package; of a folder without any server."""
+    from cdrl.registry.load import verified
+
+    with verified(ref, root=root, tracking=tracking) as (folder, proof):
+        table = Table.grid(padding=(0, 2))
+        made = proof.made_from or f"run {proof.run_id} ({proof.which})"
+        for name, value in (
+            ("model", f"{proof.model_digest[:12]}, {proof.step} updates, from {made}"),
+            ("configuration", proof.config_digest[:12]),
+            ("data manifest", proof.manifest_digest[:12]),
+            ("score card", proof.files.get("scorecard.json", "none")[:12]),
+            ("code", f"{proof.code_digest[:12]}, cdrl {proof.cdrl_version}"),
+            ("files", f"{len(proof.files)} of the package, {len(proof.wrapper)} around it"),
+        ):
+            table.add_row(name, escape(value))
+        console = Console(highlight=False)
+        console.print(escape(f"{ref}: every file is what the proof says"), soft_wrap=True)
+        console.print(table)
 
 
 def _table(versions: "list[Version]") -> Table:
@@ -107,7 +104,7 @@ def _table(versions: "list[Version]") -> Table:
             str(version.number),
             ", ".join(version.aliases) or "-",
             *(measured or "----"),
-            version.run_id,
+            escape(version.run_id or version.made_from),
             f"{version.created:%Y-%m-%d}",
             version.gate.partition(":")[0] or "-",
         )

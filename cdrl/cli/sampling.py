@@ -105,16 +105,11 @@ def numbers(option: str, text: str, kind: type[int] | type[float] = float) -> li
 def load_model(ref: str, root: str, tracking: str | None) -> "Model":
     """The model of a run, a checkpoint (path or URI) or `models:/NAME@ALIAS`, on a GPU where there is one."""
     from cdrl.config import ComputeConfig
-    from cdrl.model import Model, usual_device
-    from cdrl.runs import fetch_model
+    from cdrl.model import usual_device
+    from cdrl.registry.load import load
 
-    compute = ComputeConfig(compile="never")  # which takes longer than a few images
-    if not ref.startswith("models:/"):
-        return Model.load(fetch_model(ref, root=root), usual_device(), compute)
-    from cdrl.registry.versions import Registry
-    from cdrl.tracking.server import default_uri
-
-    return Registry(tracking or default_uri(root)).load(ref, usual_device(), compute)
+    quick = ComputeConfig(compile="never")  # which takes longer than a few images
+    return load(ref, usual_device(), root=root, tracking=tracking, compute=quick)
 
 
 def _one_or_each(option: str, text: str | None, kind: type[int] | type[float]) -> float | list[float] | None:

@@ -3,6 +3,7 @@
 `load("digits", ["training.seed=3"])` resolves preset, file and overrides to a frozen `Config`.
 """
 
+from cdrl.config.gates import GatesConfig
 from cdrl.config.resolve import load, override, presets, validate
 from cdrl.config.schema import (
     ClusterConfig,
@@ -29,6 +30,7 @@ __all__ = [
     "DataConfig",
     "EnergyConfig",
     "EvaluationConfig",
+    "GatesConfig",
     "InitializerConfig",
     "OptimizerConfig",
     "RunConfig",

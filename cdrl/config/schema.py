@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from cdrl.config.data import DataConfig
+from cdrl.config.gates import GatesConfig
 from cdrl.config.method import (
     Count,
     EnergyConfig,
@@ -31,6 +32,7 @@ __all__ = [
     "DataConfig",
     "EnergyConfig",
     "EvaluationConfig",
+    "GatesConfig",
     "InitializerConfig",
     "OptimizerConfig",
     "RunConfig",
@@ -172,6 +174,7 @@ class Config(Section):
     training: TrainingConfig = TrainingConfig()
     sampling: SamplingConfig = SamplingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    gates: GatesConfig = GatesConfig()
     cluster: ClusterConfig = ClusterConfig()
     compute: ComputeConfig = ComputeConfig()
     sentinel: SentinelConfig = SentinelConfig()

@@ -1,5 +1,6 @@
-"""A model version's files: weights, model.json with the configuration, the score card, and the code that loads them."""
+"""A model version's files: weights, configuration, schedule, score card, proof, and the code that loads them."""
 
+import json
 import shutil
 from importlib.metadata import version
 from pathlib import Path
@@ -16,22 +17,21 @@ import cdrl
 from cdrl.errors import RegistryError
 from cdrl.evaluation.protocol import ScoreCard
 from cdrl.model import Model
+from cdrl.registry.proof import SCHEDULE, SCORECARD, first_fault, schedule_table, seal
 from cdrl.weights import pair_file
 
-__all__ = ["FOLDER", "SCORECARD", "save", "scorecard", "signature"]
+__all__ = ["card_text", "save", "scorecard", "signature"]
 
-FOLDER = "artifacts/package"  # where MLflow puts the artifact `package`
-SCORECARD = "scorecard.json"
 # What the code of a model imports when it samples. Named here because MLflow would ask a package index to find out.
 REQUIREMENTS = ("mlflow", "numpy", "pandas", "pillow", "pydantic", "pyyaml", "safetensors", "torch", "torchvision")
 
 
-def save(source: Path, model: Model, card: ScoreCard | None, directory: Path) -> None:
-    """Write a version's files to `directory`, which must be empty or absent, in MLflow's layout.
+def save(source: Path, model: Model, card: ScoreCard | None, directory: Path, **origin: str) -> str:
+    """Write a version's files to `directory`, which must be empty or absent, in MLflow's layout; the proof's SHA-256.
 
     `source` is the checkpoint or package that `model` was loaded from; the model's own files are taken from it as they
-    are. They lie in `FOLDER`; the project's code lies in `code`, so that a version loads where cdrl is not installed
-    and keeps the code it was made with.
+    are. They lie in `proof.FOLDER`; the project's code lies in `code`, so that a version loads where cdrl is not
+    installed and keeps the code it was made with. The proof is written last; `origin` is as in `proof.seal`.
     """
     with TemporaryDirectory() as scratch:
         package, code = Path(scratch, "package"), Path(scratch, "cdrl")
@@ -39,7 +39,8 @@ def save(source: Path, model: Model, card: ScoreCard | None, directory: Path) ->
         for name in ("model.json", *map(pair_file, range(len(model.ladder.pairs)))):
             shutil.copy(source / name, package)
         if card is not None:
-            (package / SCORECARD).write_text(card.model_dump_json(indent=2) + "\n")
+            (package / SCORECARD).write_text(card_text(card))
+        (package / SCHEDULE).write_text(json.dumps(schedule_table(model.config.schedule), indent=1) + "\n")
         shutil.copytree(Path(cdrl.__file__).parent, code, ignore=shutil.ignore_patterns("__pycache__"))
         mlflow.pyfunc.save_model(
             directory,
@@ -50,6 +51,12 @@ def save(source: Path, model: Model, card: ScoreCard | None, directory: Path) ->
             input_example=(_example(model), {"seed": 0, "guidance": model.config.sampling.guidance}),
             pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in REQUIREMENTS],
         )
+    return seal(directory, model, **origin)
+
+
+def card_text(card: ScoreCard) -> str:
+    """The content of `scorecard.json`, and of the tag that repeats it on the server."""
+    return card.model_dump_json(indent=2) + "\n"
 
 
 def scorecard(run: Path, model: Model) -> ScoreCard | None:
@@ -64,7 +71,7 @@ def scorecard(run: Path, model: Model) -> ScoreCard | None:
             cards.append(ScoreCard.model_validate_json(file.read_bytes()))
         except ValidationError as error:
             raise RegistryError(
-                f"{file}: not a readable score card: {error.errors()[0]['msg']}; run `cdrl evaluate` again"
+                f"{file}: not a readable score card: {first_fault(error)}; run `cdrl evaluate` again"
             ) from None
     ours = [card for card in cards if card.model_digest == model.digest]
     return max(ours, key=lambda card: card.created, default=None)

@@ -3,6 +3,7 @@
 MLflow copies this file into every model version and runs it on loading ("models from code"): nothing is unpickled.
 """
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,15 +16,18 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 from cdrl.errors import CdrlError, ConfigError
 from cdrl.model import Model
 from cdrl.pictures import to_uint8
+from cdrl.registry.proof import check_package
 
 
 class Generator(PythonModel):
     """Draws images on request."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Read the package once, on the GPU where there is one."""
+        """Check the package against its proof and read it once, on the GPU where there is one."""
+        package = Path(context.artifacts["package"])
+        check_package(package)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model = Model.load(context.artifacts["package"], device=device)
+        self.model = Model.load(package, device=device)
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None

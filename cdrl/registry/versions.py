@@ -1,55 +1,31 @@
-"""The registry: the versions of each model on an MLflow server, made from runs and read back as models."""
+"""The registry: the versions of each model on an MLflow server, read back as models."""
 
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import mlflow.artifacts
 import torch
-from mlflow.entities import LoggedModelOutput
-from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from pydantic import ValidationError
 
-from cdrl.config import ComputeConfig
+from cdrl import storage
+from cdrl.config import ComputeConfig, Config
 from cdrl.errors import RegistryError
-from cdrl.evaluation.protocol import Protocol, ScoreCard, Scores
 from cdrl.model import Model
-from cdrl.registry import package
-from cdrl.runs import RunRecord, Which, fetch_model
+from cdrl.registry import proof
+from cdrl.registry.history import History
+from cdrl.registry.version import Version, version_of
+from cdrl.runs import Which
 from cdrl.tracking import server
 
 __all__ = ["CHAMPION", "Registry", "Version"]
 
 CHAMPION = "champion"
+HISTORY_TAG = "cdrl.history"
 REFERENCE = re.compile(r"(?:models:/)?(?P<name>[^/@:]+)(?:/(?P<version>[^/@]+)|@(?P<alias>[^/@]+))")
-
-
-@dataclass(frozen=True)
-class Version:
-    """One version of a registered model, as its tags tell it.
-
-    Attributes:
-        run_id: the run that made it.
-        model_digest: `Model.digest` of what it holds.
-        scorecard: what was measured on exactly these weights; None if nothing was, or unreadable to this cdrl.
-        gate: what the last attempt to promote it said; empty before the first.
-        files: URI of its files.
-    """
-
-    name: str
-    number: int
-    run_id: str
-    model_digest: str
-    scorecard: ScoreCard | None
-    gate: str
-    aliases: tuple[str, ...]
-    created: datetime
-    files: str
 
 
 class Registry:
@@ -65,16 +41,16 @@ class Registry:
 
     def names(self) -> list[str]:
         """Every registered model."""
-        with self._translated():
+        with self.translated():
             return sorted(model.name for model in self.client.search_registered_models(max_results=1000))
 
     def versions(self, name: str) -> list[Version]:
         """The versions of a model, oldest first; none if nobody registered it."""
-        with self._translated():
-            if (aliases := self._aliases(name)) is None:
+        with self.translated():
+            if (aliases := self.aliases(name)) is None:
                 return []
             found = self.client.search_model_versions(f"name = '{name}'", max_results=10_000)
-            return sorted((_version(entry, aliases) for entry in found), key=lambda version: version.number)
+            return sorted((version_of(entry, aliases) for entry in found), key=lambda version: version.number)
 
     def find(self, reference: str) -> Version:
         """The version that `NAME/3`, `NAME/latest`, `NAME/RUN` or `NAME@alias` means, perhaps behind `models:/`.
@@ -99,41 +75,10 @@ class Registry:
         raise RegistryError(f"no version {reference!r} at {server.shown(self.uri)}; versions: {described}")
 
     def register(self, run: str, *, which: Which = "best", root: str = "runs") -> Version:
-        """Make a version of a run's checkpoint, with the score card that was measured on it.
+        """Make a version of a run's checkpoint: see `publish.register`."""
+        from cdrl.registry.publish import register
 
-        The same weights with the same scores under the same protocol are registered once: that version is returned
-        again. A version appears when all its files are in place.
-
-        Args:
-            run: a run id, a unique prefix of one, or a run directory. This server must have tracked it.
-
-        Raises:
-            ConfigError: no such run, or no checkpoint yet.
-            RegistryError: the checkpoint is no model, or the server does not know the run or refuses the model.
-        """
-        record = RunRecord.read(run, root)
-        name = record.config.name
-        source = fetch_model(str(record.directory), which)
-        model = Model.load(source)
-        card = package.scorecard(record.directory, model)
-        for version in self.versions(name):
-            if version.model_digest == model.digest and _figures(version.scorecard) == _figures(card):
-                return version
-        tags = _tags(record, model, card)
-        with TemporaryDirectory() as scratch, self._translated():
-            run_info = self.client.get_run(record.mlflow_run_id).info
-            files = Path(scratch, "model")
-            package.save(source, model, card, files)
-            logged = self.client.create_logged_model(run_info.experiment_id, name, run_info.run_id, tags)
-            self.client.log_model_artifacts(logged.model_id, str(files))
-            self.client.finalize_logged_model(logged.model_id, "READY")
-            self.client.log_outputs(run_info.run_id, [LoggedModelOutput(logged.model_id, model.step)])
-            if self._aliases(name) is None:
-                self.client.create_registered_model(name)
-            made = self.client.create_model_version(
-                name, logged.artifact_location, run_info.run_id, tags, model_id=logged.model_id
-            )
-        return self.find(f"{name}/{made.version}")
+        return register(self, run, which=which, root=root)
 
     def load(
         self,
@@ -141,15 +86,68 @@ class Registry:
         device: torch.device | str = "cpu",
         compute: ComputeConfig = ComputeConfig(),  # noqa: B008 - frozen
     ) -> Model:
-        """Fetch a version's package and read its model: see `find` for references."""
-        version = self.find(reference)
-        with TemporaryDirectory() as scratch:
-            with self._translated():
-                uri = f"{version.files}/{package.FOLDER}"
-                folder = mlflow.artifacts.download_artifacts(uri, dst_path=scratch, tracking_uri=self.uri)
-            return Model.load(folder, device, compute)
+        """Fetch a version's package, check it against its proof and read its model: see `find` for references.
 
-    def _aliases(self, name: str) -> dict[str, str] | None:
+        Raises:
+            RegistryError: there is no such version, or its package is not what was registered.
+        """
+        with self.package(self.find(reference)) as package:
+            return Model.load(package, device, compute)
+
+    @contextmanager
+    def package(self, version: Version) -> Iterator[Path]:
+        """A copy of a version's package, checked against its proof."""
+        with self.fetched(version, proof.FOLDER) as package:
+            if version.proof_digest:  # a version of an older cdrl has none; its weights are checked all the same
+                proof.check_package(package, version.proof_digest)
+            yield package
+
+    @contextmanager
+    def fetched(self, version: Version, below: str = "") -> Iterator[Path]:
+        """A copy of a version's files, or of a folder among them, without the bytecode that Python leaves there."""
+        with TemporaryDirectory(prefix="cdrl-version-") as scratch:
+            with self.translated():
+                uri = f"{version.files}/{below}".rstrip("/")
+                folder = Path(mlflow.artifacts.download_artifacts(uri, dst_path=scratch, tracking_uri=self.uri))
+            for cache in [*folder.rglob("__pycache__")]:
+                shutil.rmtree(cache)
+            yield folder
+
+    def history(self, name: str) -> History:
+        """Who was champion of a model, when and why.
+
+        Raises:
+            RegistryError: no such model, or it was registered by a cdrl that kept none.
+        """
+        with self.translated():
+            if self.aliases(name) is None:
+                self.find(f"{name}/latest")  # says which models there are
+            told = self.client.get_registered_model(name).tags.get(HISTORY_TAG)
+        if not told:
+            raise RegistryError(f"model {name!r} has no history yet; register a run of it again, which begins one")
+        if storage.is_local(told) and not storage.local_path(told).is_absolute():
+            raise RegistryError(f"model {name!r}: tag {HISTORY_TAG}: expected an absolute path or s3://, got {told!r}")
+        return History(told, name)
+
+    def ensure_history(self, name: str, config: Config) -> None:
+        """Make the registered model, with a history from its beginning; of a model without one it begins here."""
+        with self.translated():
+            aliases = self.aliases(name)
+            if aliases is not None and HISTORY_TAG in self.client.get_registered_model(name).tags:
+                return
+            champion = (aliases or {}).get(CHAMPION)
+            number, why = (None, "no champion yet") if champion is None else (int(champion), "it was champion already")
+            made = History.found(self._history_root(config), name, champion=number, why=(why,))
+            if aliases is not None:
+                self.client.set_registered_model_tag(name, HISTORY_TAG, made.uri)
+                return
+            try:
+                self.client.create_registered_model(name, tags={HISTORY_TAG: made.uri})
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another registration of this moment was first
+                    raise
+
+    def aliases(self, name: str) -> dict[str, str] | None:
         """Alias -> version of a model; None if there is no such model."""
         try:
             return dict(self.client.get_registered_model(name).aliases)
@@ -159,39 +157,39 @@ class Registry:
             return None
 
     @contextmanager
-    def _translated(self) -> Iterator[None]:
+    def translated(self) -> Iterator[None]:
+        """MLflow's errors as a `RegistryError` of one line."""
         with server.translated(self.uri, RegistryError):
             yield
 
-
-def _figures(card: ScoreCard | None) -> tuple[Protocol, Scores, Scores | None] | None:
-    """A card without its time: what two measurements of the same thing share."""
-    return None if card is None else (card.protocol, card.scores, card.k0)
-
-
-def _tags(record: RunRecord, model: Model, card: ScoreCard | None) -> dict[str, str]:
-    tags = {
-        "cdrl.run_id": record.run_id,
-        "cdrl.model_digest": model.digest,
-        "cdrl.config_digest": model.config.digest,
-        "cdrl.manifest_digest": model.manifest_digest,
-    }
-    return tags if card is None else {**tags, "cdrl.scorecard": card.model_dump_json()}
+    def _history_root(self, config: Config) -> str:
+        if config.gates.history:
+            return _whole(config.gates.history)
+        if self.uri.startswith(server.SQLITE):
+            return str(Path(self.uri.removeprefix(server.SQLITE)).absolute().parent / "registry")
+        return storage.join(_whole(config.run.storage or config.run.root), "registry")
 
 
-def _version(entry: ModelVersion, aliases: dict[str, str]) -> Version:
-    try:
-        card = ScoreCard.model_validate_json(entry.tags.get("cdrl.scorecard", ""))
-    except ValidationError:
-        card = None
-    return Version(
-        name=entry.name,
-        number=int(entry.version),
-        run_id=entry.tags.get("cdrl.run_id", ""),
-        model_digest=entry.tags.get("cdrl.model_digest", ""),
-        scorecard=card,
-        gate=entry.tags.get("cdrl.gate", ""),
-        aliases=tuple(sorted(alias for alias, number in aliases.items() if str(number) == str(entry.version))),
-        created=datetime.fromtimestamp(entry.creation_timestamp / 1000, UTC),
-        files=entry.source,
-    )
+def check(version: Version, folder: Path) -> proof.Proof:
+    """Check a copy of a version's files against its proof, and that against what the server says.
+
+    Raises:
+        RegistryError: something differs, by name.
+    """
+    if not version.proof_digest:
+        raise RegistryError(f"{version} has no proof; register its run again")
+    proven = proof.check_version(folder, version.proof_digest)
+    for what, said, found in (
+        ("model", version.model_digest, proven.model_digest),
+        ("score card", version.scorecard_digest, proven.files.get(proof.SCORECARD, "")),
+    ):
+        if said != found:
+            raise RegistryError(
+                f"{version}: the server's tags tell of the {what} {said[:12] or 'none'}, its package holds "
+                f"{found[:12] or 'none'}; refused"
+            )
+    return proven
+
+
+def _whole(uri: str) -> str:
+    return str(storage.local_path(uri).absolute()) if storage.is_local(uri) else uri

@@ -8,6 +8,7 @@ Every function rides out faults of S3 that pass (refused and broken connections,
 changed on their way) for as long as `patience` says, and tells others (credentials, no such bucket or key) at once.
 """
 
+from cdrl.storage.claim import create_bytes
 from cdrl.storage.door import (
     download,
     exists,
@@ -26,6 +27,7 @@ from cdrl.storage.patience import patience
 from cdrl.storage.uris import is_local, join, local_path
 
 __all__ = [
+    "create_bytes",
     "download",
     "exists",
     "filesystem",

@@ -14,9 +14,9 @@ from pathlib import Path
 from rich.console import Console
 
 from cdrl import storage
+from cdrl.build import pairs_of
 from cdrl.config import Config, tree_digest
 from cdrl.errors import ConfigError
-from cdrl.method.pairs import groups_of_levels
 from cdrl.model import Model
 from cdrl.runs import RunRecord, step_folder
 from cdrl.training.checkpoint import train_file
@@ -71,26 +71,6 @@ def train_again(
     if outcome.complete:
         _put(record, base, outcome.record, pairs)
     return outcome
-
-
-def pairs_of(config: Config, levels: Sequence[int]) -> tuple[int, ...]:
-    """The pairs that serve these levels and no others.
-
-    Raises:
-        ConfigError: no such level, or a pair serves others too.
-    """
-    groups = [tuple(group) for group in groups_of_levels(config.pairs, config.schedule.num_levels)]
-    wanted = set(levels)
-    if strange := wanted - set(range(config.schedule.num_levels)):
-        raise ConfigError(f"--levels: the run has levels 0 ... {config.schedule.num_levels - 1}, got {min(strange)}")
-    for group in groups:
-        if wanted & set(group) and not wanted >= set(group):
-            others = ", ".join(map(str, sorted(set(group) - wanted)))
-            raise ConfigError(
-                f"--levels: level {min(wanted & set(group))} shares its pair with {others}; give all of them, or train "
-                "a run with pairs=per_level"
-            )
-    return tuple(number for number, group in enumerate(groups) if wanted & set(group))
 
 
 def _put(record: RunRecord, base: str, again: RunRecord, pairs: tuple[int, ...]) -> None:

@@ -24,19 +24,21 @@ from PIL import Image
 from cdrl import config as configuration
 from cdrl.model import Model
 from cdrl.pictures import to_uint8
+from cdrl.registry.load import verified
 from cdrl.registry.promote import promote
 from cdrl.registry.versions import Registry
 from cdrl.tracking.run import TrackedRun
 from cdrl.tracking.server import default_uri
 from tests.registry_parts import checkpoint, make_run, score
+from tests.training_runs import CDRL
 
 pytestmark = pytest.mark.integration
 
 
 @contextmanager
-def serving(*arguments: str, port: int, log: Path) -> Iterator[str]:
-    """An MLflow process on the loopback, in a process group of its own, that answers when this yields its address."""
-    command = [sys.executable, "-m", "mlflow", *arguments, "--host", "127.0.0.1", "--port", str(port)]
+def serving(*program: str, port: int, log: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A server on the loopback, in a process group of its own, that answers when this yields its address."""
+    command = [*program, "--host", "127.0.0.1", "--port", str(port)]
     variables = os.environ | {
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # MLflow starts uvicorn by its name
@@ -49,7 +51,7 @@ def serving(*arguments: str, port: int, log: Path) -> Iterator[str]:
         while not _answers(f"{address}/health"):
             assert process.poll() is None and time.monotonic() < deadline, log.read_text()
             time.sleep(0.3)
-        yield address
+        yield address, process
     finally:
         for sign in (signal.SIGTERM, signal.SIGKILL):  # the second for children that outlive their parent
             with suppress(ProcessLookupError):
@@ -62,7 +64,8 @@ def serving(*arguments: str, port: int, log: Path) -> Iterator[str]:
 def tracking_server(run_root: Path, tmp_path: Path) -> Iterator[str]:
     """An MLflow server on the database of the folder of runs, as `mlflow server` opens it for a user."""
     store = ["--backend-store-uri", default_uri(run_root), "--artifacts-destination", str(tmp_path / "kept")]
-    with serving("server", *store, "--workers", "1", port=_free_port(), log=tmp_path / "server.log") as address:
+    command = [sys.executable, "-m", "mlflow", "server", *store, "--workers", "1"]
+    with serving(*command, port=_free_port(), log=tmp_path / "server.log") as (address, _):
         yield address
 
 
@@ -91,7 +94,10 @@ def test_a_run_becomes_a_served_champion(
     registry = Registry(tracking_server)
     version = registry.register(record.run_id, root=str(run_root))
     assert registry.register(record.run_id, root=str(run_root)) == version
+    assert Path(registry.history("tiny").uri).parent == run_root / "registry"
     promote(registry, "tiny", "latest")
+    with verified("tiny@champion", tracking=tracking_server) as (_, proven):
+        assert proven.run_id == record.run_id
     model = Model.load(checkpoint(record))
     assert registry.load("tiny@champion").digest == model.digest
 
@@ -103,13 +109,66 @@ def test_a_run_becomes_a_served_champion(
     drawn = served.predict(pd.DataFrame({"n": [3], "label": ["b"]}), params={"seed": 5})
     assert np.array_equal(drawn, expected)
 
-    command = ["models", "serve", "-m", "models:/tiny@champion", "--env-manager", "local", "--workers", "1"]
-    with serving(*command, port=_free_port(), log=tmp_path / "scoring.log") as address:
+    command = [CDRL, "serve", "models:/tiny@champion", "--tracking", tracking_server]
+    with serving(*command, port=_free_port(), log=tmp_path / "scoring.log") as (address, process):
         request = {"dataframe_records": [{"n": 3, "label": "b"}], "params": {"seed": 5}}
         status, answer = _post(f"{address}/invocations", request)
         assert status == 200 and np.array_equal(np.array(answer["predictions"], dtype=np.uint8), expected)
         status, answer = _post(f"{address}/invocations", {"dataframe_records": [{"n": 3, "label": "nine"}]})
         assert status == 400 and "label 'nine'" in answer["message"]
+        taken = subprocess.run([*command, "--port", address.rpartition(":")[2]], capture_output=True, text=True)
+        assert taken.returncode == 2 and "cannot listen there: Address already in use" in taken.stderr
+        process.terminate()
+        assert process.wait(30) == 0 and not _answers(f"{address}/health"), "the server goes with the command"
+
+
+PROMOTER = """
+import sys
+from cdrl.registry.history import Overtaken
+from cdrl.registry.promote import promote
+from cdrl.registry.versions import Registry
+
+registry = Registry(sys.argv[1])
+print("ready", flush=True)
+for line in sys.stdin:
+    champion, candidate = line.split()
+    try:
+        promote(registry, "tiny", candidate, expected=int(champion))
+    except Overtaken:
+        print("lost", flush=True)
+    else:
+        print("won", flush=True)
+"""
+
+
+def test_two_processes_race_and_one_wins_twenty_times(run_root: Path) -> None:
+    registry = Registry(default_uri(run_root))
+    for seed in range(3):
+        record = make_run(run_root, seed=seed)
+        score(record, 0.5)
+        registry.register(record.run_id, root=str(run_root))
+    promote(registry, "tiny", "3")
+    command = [sys.executable, "-c", PROMOTER, registry.uri]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
+    promoters = [subprocess.Popen(command, **pipes) for _ in range(2)]
+    try:
+        assert [promoter.stdout.readline() for promoter in promoters] == ["ready\n"] * 2
+        champion = 3
+        for _ in range(20):
+            candidates = [number for number in (1, 2, 3) if number != champion]
+            for promoter, candidate in zip(promoters, candidates):
+                promoter.stdin.write(f"{champion} {candidate}\n")
+            told = [promoter.stdout.readline() for promoter in promoters]
+            assert sorted(told) == ["lost\n", "won\n"]
+            champion = candidates[told.index("won\n")]
+            assert registry.find("tiny@champion").number == champion
+    finally:
+        for promoter in promoters:
+            promoter.communicate()
+    chain = registry.history("tiny").read()
+    assert len(chain.entries) == 22
+    assert all(entry.before == earlier.champion for earlier, entry in zip(chain.entries, chain.entries[1:]))
+    assert chain.head.champion == champion
 
 
 def test_a_version_brings_its_own_code(run_root: Path) -> None:

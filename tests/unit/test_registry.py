@@ -98,8 +98,9 @@ def test_only_a_score_no_worse_under_the_same_protocol_becomes_champion(run_root
     with pytest.raises(GateFailed, match="no readable score card"):
         promote(registry, "tiny", "latest")
     registry.client.set_registered_model_alias("tiny", "champion", "5")
-    with pytest.raises(GateFailed, match="the champion, version 5, has no readable score card"):
+    with pytest.raises(RegistryError, match="stands at version 5, but the history knows version 4: somebody moved it"):
         promote(registry, "tiny", "1")
+    assert promote(registry, "tiny", "4")[0].aliases == ("champion",)  # as the message advises
 
 
 def test_a_version_draws_the_pictures_that_its_model_draws(
@@ -161,6 +162,9 @@ def test_a_damaged_checkpoint_and_a_foreign_run_are_refused(run_root: Path, regi
         latest.write_bytes(content)
         with pytest.raises(RegistryError, match="score-.*not a readable score card"):
             registry.register(record.run_id, root=str(run_root))
+    latest.write_text('{"scores": {"frechet": 0.1}}')
+    with pytest.raises(RegistryError, match="score-.*: protocol: Field required; run `cdrl evaluate` again"):
+        registry.register(record.run_id, root=str(run_root))
     file = checkpoint(record) / "pair-00.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"?")
     with pytest.raises(RegistryError, match="pair-00.safetensors: damaged"):
