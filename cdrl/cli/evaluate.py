@@ -1,7 +1,9 @@
 """`cdrl evaluate`."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from cdrl.evaluation.evaluate import Progress
     from cdrl.evaluation.protocol import ScoreCard, Scores
 
-__all__ = ["cells", "evaluate", "score_table", "showing_progress"]
+__all__ = ["cells", "evaluate", "figure", "score_table", "showing_progress"]
 
 
 def evaluate(
@@ -27,7 +29,7 @@ def evaluate(
     overrides: SetOption = None,
     root: Annotated[str, typer.Option("--root", metavar="FOLDER", help="The folder of runs.")] = "runs",
 ) -> None:
-    """Score a run's samples at K and at K = 0, beside what real images would get."""
+    """Score a run's samples at K and K = 0, beside what real images would get; repeated, a killed one goes on."""
     from cdrl import config as configuration
     from cdrl.errors import ConfigError
     from cdrl.evaluation.run import FOLDER, evaluate_run
@@ -44,26 +46,48 @@ def evaluate(
         result = evaluate_run(record, "best" if which == "best" else "last", config=config, progress=progress)
     console = Console()
     console.print(score_table(result.card))
-    console.print(result.card.protocol.describe(), style="dim", highlight=False, soft_wrap=True)
-    console.print(f"score card and pictures: {record.directory / FOLDER}", highlight=False, soft_wrap=True)
+    show = partial(console.print, highlight=False, soft_wrap=True)
+    card = result.card
+    for line in card.notes:
+        show(f"note: {line}", style="yellow")
+    if card.memorisation is not None:
+        show(card.memorisation.describe())
+    show(card.protocol.describe(), style="dim")
+    show(f"± one standard error over images, {card.num_resamples} resamples of seed {card.protocol.seed}", style="dim")
+    show(f"score card and pictures: {record.directory / FOLDER}")
 
 
 def score_table(card: "ScoreCard") -> Table:
-    """The model at K, the initializer alone, and what real images get."""
-    table = Table("", card.protocol.metric, "precision", "recall", "labels", "images", box=None)
+    """A row per score: the model at K, the initializer alone, and what real images get, each ± one standard error."""
+    sampled = f"K = {card.protocol.sampling.steps_text}"
+    columns = {sampled: (card.scores, card.errors)}
+    if card.k0 is not None:
+        columns["K = 0, initializer"] = card.k0, card.k0_errors
+    columns["real images"] = card.floor, card.floor_errors
+    table = Table("", *columns, box=None)
     for column in table.columns[1:]:
         column.justify = "right"
-    num_images = str(card.protocol.num_generated)
-    table.add_row(f"K = {card.protocol.sampling.steps_text}", *cells(card.scores), num_images)
-    if card.k0 is not None:
-        table.add_row("K = 0, initializer alone", *cells(card.k0), num_images)
-    table.add_row("real images (floor)", *cells(card.floor), str(card.num_floor))
+    for name in card.scores:
+        values = [figure(scores.get(name), errors.get(name)) for scores, errors in columns.values()]
+        table.add_row(card.protocol.title(name), *values)
+    numbers = [card.protocol.num_generated] * (len(columns) - 1)
+    table.add_row("images", *map(str, numbers), str(card.num_floor))
     return table
 
 
+def figure(value: float | None, error: float | None = None) -> str:
+    """A score ± one standard error, to two digits of the error; without one to three places."""
+    if value is None:
+        return "-"
+    if not error:
+        return f"{value:.3f}"
+    places = min(max(1 - math.floor(math.log10(error)), 0), 6)
+    return f"{value:.{places}f} ± {error:.{places}f}"
+
+
 def cells(scores: "Scores") -> list[str]:
-    shares = [scores["precision"], scores["recall"], scores["label_accuracy"]]
-    return [f"{scores['frechet']:.3f}", *("-" if share is None else f"{share:.3f}" for share in shares)]
+    """Those of a curve's row."""
+    return [figure(scores[name]) for name in ("frechet", "precision", "recall", "label_accuracy")]
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import copy
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,6 +73,57 @@ def test_the_card_says_what_was_measured(evaluation: Evaluation, model: Path, co
     assert card.floor["label_accuracy"] == protocol.judge_accuracy
 
 
+def test_every_figure_has_an_error_bar_and_its_caveats(evaluation: Evaluation) -> None:
+    card = evaluation.card
+    assert card.k0 is not None and card.num_resamples == 100
+    pairs = (card.scores, card.errors), (card.k0, card.k0_errors), (card.floor, card.floor_errors)
+    for scores, errors in pairs:
+        assert list(scores) == list(errors) and len(scores) == 6
+        assert all(np.isfinite(value) for value in (*scores.values(), *errors.values()) if value is not None)
+    assert card.scores["inception"] is not None and 1 <= card.scores["inception"] <= 10
+    assert card.notes[0].startswith("40 generated images: FD (digits-cnn) is biased upwards")
+    found = card.memorisation
+    assert found is not None and (found.num_generated, found.num_heldout, found.num_train) == (40, 100, 400)
+    assert found.nearer < 0.2, "an untrained model is far from all data"
+
+
+class Interrupted(Exception):
+    pass
+
+
+def test_an_evaluation_that_was_killed_goes_on(
+    evaluation: Evaluation, model: Path, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two parts of three were done; one of them is damaged since. Neither is believed nor made again in vain."""
+
+    def stop(what: str, done: int, total: int) -> None:
+        if (what, done) == ("images at K = 1", 32):
+            raise Interrupted
+
+    parts = str(tmp_path / "parts")
+    with pytest.raises(Interrupted):
+        evaluate(model, config, parts=parts, progress=stop)
+    first, second = sorted(tmp_path.rglob("*.part"))
+    content = second.read_bytes()
+    second.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    drawn: list[int] = []
+
+    def noted(*args: Any, **given: Any) -> Any:
+        drawn.append(given["first"])
+        return draw(*args, **given)
+
+    monkeypatch.setattr("cdrl.evaluation.generate.draw", noted)
+    again = evaluate(model, config, parts=parts)
+    assert drawn[:2] == [16, 32], "the first part was not drawn again, the damaged one was"
+    assert (again.card.scores, again.card.errors) == (evaluation.card.scores, evaluation.card.errors)
+    another = configuration.override(config, ["evaluation.seed=2"])
+    with pytest.raises(Interrupted):
+        evaluate(model, another, parts=parts, progress=stop)
+    assert drawn[-1] == 16, "parts of another protocol are other parts"
+    again.write(tmp_path / "card")
+    assert len(list(tmp_path.rglob("*.part"))) == 2, "those of the finished evaluation are gone, the others stay"
+
+
 def test_noise_scores_far_above_the_floor(evaluation: Evaluation) -> None:
     card = evaluation.card
     assert card.k0 is not None and card.scores["frechet"] is not None and card.floor["frechet"] is not None
@@ -91,7 +143,8 @@ def test_it_is_written_whole(evaluation: Evaluation, tmp_path: Path) -> None:
     evaluation.write(tmp_path)
     card = evaluation.card
     named = f"score-{card.protocol.digest[:8]}-{card.model_digest[:8]}.json"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["comparison.png", "latest.json", "samples.png", named]
+    names = ["comparison.png", "latest.json", "nearest.png", "samples.png", named]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
     assert ScoreCard.model_validate_json((tmp_path / "latest.json").read_text()) == card
 
 
