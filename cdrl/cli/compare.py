@@ -39,8 +39,8 @@ def compare(
 
 
 def _table(left: "Found", right: "Found") -> Table:
-    from cdrl.cli.evaluate import figure
     from cdrl.evaluation.compare import compare as differences
+    from cdrl.evaluation.protocol import figure
 
     table = Table("", "A", "B", "B - A", "", box=None)
     for column in table.columns[1:4]:

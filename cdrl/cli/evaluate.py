@@ -1,6 +1,5 @@
 """`cdrl evaluate`."""
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from cdrl.evaluation.evaluate import Progress
     from cdrl.evaluation.protocol import ScoreCard, Scores
 
-__all__ = ["cells", "evaluate", "figure", "score_table", "showing_progress"]
+__all__ = ["cells", "evaluate", "score_table", "showing_progress"]
 
 
 def evaluate(
@@ -59,34 +58,19 @@ def evaluate(
 
 def score_table(card: "ScoreCard") -> Table:
     """A row per score: the model at K, the initializer alone, and what real images get, each ± one standard error."""
-    sampled = f"K = {card.protocol.sampling.steps_text}"
-    columns = {sampled: (card.scores, card.errors)}
-    if card.k0 is not None:
-        columns["K = 0, initializer"] = card.k0, card.k0_errors
-    columns["real images"] = card.floor, card.floor_errors
-    table = Table("", *columns, box=None)
+    first, *columns = card.table[0]
+    table = Table(first, *columns, box=None)
     for column in table.columns[1:]:
         column.justify = "right"
-    for name in card.scores:
-        values = [figure(scores.get(name), errors.get(name)) for scores, errors in columns.values()]
-        table.add_row(card.protocol.title(name), *values)
-    numbers = [card.protocol.num_generated] * (len(columns) - 1)
-    table.add_row("images", *map(str, numbers), str(card.num_floor))
+    for row in card.table[1:]:
+        table.add_row(*row)
     return table
-
-
-def figure(value: float | None, error: float | None = None) -> str:
-    """A score ± one standard error, to two digits of the error; without one to three places."""
-    if value is None:
-        return "-"
-    if not error:
-        return f"{value:.3f}"
-    places = min(max(1 - math.floor(math.log10(error)), 0), 6)
-    return f"{value:.{places}f} ± {error:.{places}f}"
 
 
 def cells(scores: "Scores") -> list[str]:
     """Those of a curve's row."""
+    from cdrl.evaluation.protocol import figure
+
     return [figure(scores[name]) for name in ("frechet", "precision", "recall", "label_accuracy")]
 
 

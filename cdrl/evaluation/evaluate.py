@@ -9,9 +9,11 @@ from PIL import Image
 from cdrl.config import Config
 from cdrl.evaluation import diagnosis, gallery
 from cdrl.evaluation.bootstrap import num_resamples_for
+from cdrl.evaluation.insight import insight
 from cdrl.evaluation.memorisation import memorised
 from cdrl.evaluation.parts import Shelf
 from cdrl.evaluation.protocol import ScoreCard
+from cdrl.evaluation.report import report
 from cdrl.evaluation.scorer import Progress, Scorer
 from cdrl.pictures import png_bytes
 from cdrl.storage import write_bytes
@@ -28,12 +30,13 @@ class Evaluation:
     shelves: tuple[Shelf, ...] = ()
 
     def write(self, folder: Path) -> None:
-        """`<name>.png`, `score-<protocol>-<model>.json` and, last, the same card as `latest.json`.
+        """`<name>.png`, `report.html`, `score-<protocol>-<model>.json` and, last, the same card as `latest.json`.
 
         The parts that the images were kept in are removed then: the evaluation is complete.
         """
         for name, picture in self.pictures.items():
             write_bytes(str(folder / f"{name}.png"), png_bytes(picture))
+        write_bytes(str(folder / "report.html"), report(self.card, self.pictures).encode())
         content = self.card.model_dump_json(indent=1).encode()
         name = f"score-{self.card.protocol.digest[:8]}-{self.card.model_digest[:8]}.json"
         write_bytes(str(folder / name), content)
@@ -95,5 +98,9 @@ def evaluate(
     pictures = gallery.pictures(shown, scorer.labels, reference.train)
     if remembered is not None and remembered.nearest is not None:
         pictures["nearest"] = gallery.neighbours(*remembered.nearest)
+    if scorer.labels is not None and main.images.ndim == 4:
+        pictures["grid"] = gallery.sheet(main.images)
+    unseen = reference.holdout or reference.train
+    pictures |= insight(scorer.model, config, main.images, scorer.labels, unseen)
     used = [shelf for sampling in (config.sampling, alone) if sampling and (shelf := scorer.shelf(sampling))]
     return Evaluation(card, pictures, tuple(used))

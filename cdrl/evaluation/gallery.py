@@ -11,7 +11,7 @@ from cdrl import pictures as pixels
 from cdrl.data import Dataset
 from cdrl.sheets import labelled
 
-__all__ = ["captioned", "neighbours", "pictures"]
+__all__ = ["captioned", "neighbours", "pictures", "sheet"]
 
 COLUMNS = 16
 PANEL_COLUMNS = 8  # of one panel among several
@@ -43,6 +43,11 @@ def neighbours(generated: NDArray, real: NDArray) -> Image.Image:
     """Generated images above the real ones that they lie nearest to, uint8 (n, C, H, W) each."""
     both = torch.from_numpy(np.stack([generated, real]))
     return labelled(both, ["generated", "nearest real"], title="the samples that lie nearest to training images")
+
+
+def sheet(images: NDArray) -> Image.Image:
+    """The first images as they come, uint8 (n, C, H, W)."""
+    return _sheet(images.__getitem__, len(images), None, COLUMNS)
 
 
 def _sheet(images: Images, n: int, labels: NDArray[np.int64] | None, columns: int) -> Image.Image:

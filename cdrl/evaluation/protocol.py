@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -9,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cdrl.config import SamplingConfig
 
-__all__ = ["Memorisation", "Protocol", "ScoreCard", "ScoreName", "Scores", "comparable"]
+__all__ = ["Memorisation", "Protocol", "ScoreCard", "ScoreName", "Scores", "comparable", "figure", "leaves"]
 
 ScoreName = Literal["frechet", "kernel", "inception", "precision", "recall", "label_accuracy"]
 Scores = dict[ScoreName, float | None]
@@ -155,15 +156,41 @@ class ScoreCard(BaseModel):
     images_per_s: float
     created: datetime = Field(default_factory=lambda: datetime.now(UTC))
 
+    @property
+    def table(self) -> list[list[str]]:
+        """For people: a head, a row per score (at K, K = 0, of real images), and the numbers of images."""
+        sampled = f"K = {self.protocol.sampling.steps_text}"
+        columns = {sampled: (self.scores, self.errors)}
+        if self.k0 is not None:
+            columns["K = 0, initializer"] = self.k0, self.k0_errors
+        columns["real images"] = self.floor, self.floor_errors
+        rows = []
+        for name in self.scores:
+            cells = [figure(scores.get(name), errors.get(name)) for scores, errors in columns.values()]
+            rows.append([self.protocol.title(name), *cells])
+        numbers = [*[self.protocol.num_generated] * (len(columns) - 1), self.num_floor]
+        return [["", *columns], *rows, ["images", *map(str, numbers)]]
+
+
+def figure(value: float | None, error: float | None = None) -> str:
+    """A score ± one standard error, to two digits of the error; without one to three places."""
+    if value is None:
+        return "-"
+    if not error:
+        return f"{value:.3f}"
+    places = min(max(1 - math.floor(math.log10(error)), 0), 6)
+    return f"{value:.{places}f} ± {error:.{places}f}"
+
 
 def comparable(a: ScoreCard, b: ScoreCard) -> list[str]:
     """Where two cards' protocols differ, one line each; none: their scores may be compared."""
-    left, right = (dict(_leaves(card.protocol.model_dump(mode="json"))) for card in (a, b))
+    left, right = (dict(leaves(card.protocol.model_dump(mode="json"))) for card in (a, b))
     return [f"{name}: {left[name]!r} against {right[name]!r}" for name in left if left[name] != right[name]]
 
 
-def _leaves(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+def leaves(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Dotted names and values of a tree of plain values."""
     found = []
     for key, value in tree.items():
-        found += _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
+        found += leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
     return found

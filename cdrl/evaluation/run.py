@@ -2,7 +2,9 @@
 
 from cdrl.config import Config
 from cdrl.evaluation.evaluate import Evaluation, Progress, evaluate
+from cdrl.evaluation.insight import CURVES, learning_plot
 from cdrl.evaluation.protocol import ScoreCard
+from cdrl.method.pairs import groups_of_levels
 from cdrl.runs import RunRecord, Which
 from cdrl.tracking.run import TrackedRun
 
@@ -33,12 +35,22 @@ def evaluate_run(
         parts=str(record.directory / PARTS),
         progress=progress,
     )
+    if (learning := learning_plot(_histories(journal, record.config))) is not None:
+        result.pictures["learning"] = learning
     result.write(record.directory / FOLDER)
     journal.log_metrics(_metrics(result.card), result.card.step)
     journal.flush()
     journal.log_artifact(record.directory / FOLDER, FOLDER)
     journal.describe(_summary(result.card), f"{FOLDER}/samples.png")
     return result
+
+
+def _histories(journal: TrackedRun, config: Config) -> dict[str, dict[int, float]]:
+    """What the curves of learning show, of every pair; a metric that was not recorded is empty."""
+    num_pairs = len(groups_of_levels(config.pairs, config.schedule.num_levels))
+    prefixes = ["", *(f"pair_{pair}/" for pair in range(num_pairs) if num_pairs > 1)]
+    names = [prefix + name for prefix in prefixes for group in CURVES.values() for name in group]
+    return {name: journal.history(name) for name in names}
 
 
 def _metrics(card: ScoreCard) -> dict[str, float]:

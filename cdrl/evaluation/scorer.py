@@ -67,7 +67,8 @@ class Scorer:
         self._parts = parts
         self._report = progress or (lambda what, done, total: None)
         self._directory, self._config = fetch_model(str(ref)), config
-        self.model = Model.load(self._directory)
+        device = "cuda" if config.cluster.use_gpu else "cpu"
+        self.model = Model.load(self._directory, device)
         if self.model.config.identity != config.identity:
             raise ConfigError(
                 f"{ref}: this model has another configuration (run {self.model.config.run_id}, asked for "
@@ -75,7 +76,7 @@ class Scorer:
                 "tracking may change"
             )
         self._report("real images", 0, 0)
-        self.reference = Reference(config, "cuda" if config.cluster.use_gpu else "cpu")
+        self.reference = Reference(config, device)
         self.reference.check(self.model)
         self.labels, self.judge = self.reference.labels(config.evaluation.num_samples), self.reference.judge()
         self.floor = self.reference.floor(None if self.judge is None else self.judge.accuracy)

@@ -7,10 +7,9 @@ import pytest
 from PIL import Image
 
 from cdrl.cli import main
-from cdrl.cli.evaluate import figure
 from cdrl.errors import ConfigError
 from cdrl.evaluation.compare import Found, compare, find_card
-from cdrl.evaluation.protocol import ScoreCard, Scores
+from cdrl.evaluation.protocol import ScoreCard, Scores, figure
 from tests.unit.test_evaluation_protocol import PROTOCOL, card
 
 ERRORS: Scores = {"frechet": 0.1, "precision": 0.01, "recall": 0.02, "label_accuracy": None}

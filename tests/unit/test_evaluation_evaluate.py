@@ -143,8 +143,9 @@ def test_it_is_written_whole(evaluation: Evaluation, tmp_path: Path) -> None:
     evaluation.write(tmp_path)
     card = evaluation.card
     named = f"score-{card.protocol.digest[:8]}-{card.model_digest[:8]}.json"
-    names = ["comparison.png", "latest.json", "nearest.png", "samples.png", named]
-    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    shown = {"comparison", "energies", "grid", "nearest", "path", "samples", "schedule"}
+    names = {*(f"{name}.png" for name in shown), "latest.json", "report.html", named}
+    assert {path.name for path in tmp_path.iterdir()} == names
     assert ScoreCard.model_validate_json((tmp_path / "latest.json").read_text()) == card
 
 
@@ -186,7 +187,7 @@ def test_points(tmp_path: Path) -> None:
     assert found.card.protocol.metric == "FD (coordinates)"
     assert found.card.floor["frechet"] is not None and found.card.scores["frechet"] is not None
     assert found.card.floor["frechet"] < found.card.scores["frechet"]
-    assert set(found.pictures) == {"samples", "comparison"}
+    assert set(found.pictures) == {"samples", "comparison", "schedule", "energies"}
 
 
 def test_a_model_of_other_data(config: Config, model: Path, tmp_path: Path) -> None:
