@@ -1,18 +1,15 @@
 """The finished parts of a set of generated images, on disk: an evaluation that was killed goes on with what is there.
 
-A part is one file, `<first>-<stop>.part` (SHA-256, then safetensors), in the folder of its protocol and model; it
-appears whole or not at all. One that does not hold what it says is drawn again.
+A part is one sealed file, `<first>-<stop>.part`, in the folder of its protocol and model. A damaged one is drawn again.
 """
 
-import hashlib
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
 
 from cdrl import storage
+from cdrl.evaluation.sealed import find_arrays, write_arrays
 
 __all__ = ["Part", "Shelf"]
 
@@ -45,17 +42,10 @@ class Shelf:
         Raises:
             StorageError: the place cannot be reached.
         """
-        content = storage.find_bytes(self._place(first, stop))
-        if content is None:
+        arrays = find_arrays(self._place(first, stop))
+        if arrays is None:
             return None
-        try:
-            digest, body = content[:32], content[32:]
-            if hashlib.sha256(body).digest() != digest:
-                return None
-            arrays = load(body)
-            return Part(first, arrays["images"], arrays["features"], arrays["seconds"].item())
-        except (SafetensorError, KeyError, ValueError):
-            return None
+        return Part(first, arrays["images"], arrays["features"], arrays["seconds"].item())
 
     def write(self, part: Part) -> None:
         """Publish a part.
@@ -64,9 +54,7 @@ class Shelf:
             StorageError: it cannot be written.
         """
         arrays = {"images": part.images, "features": part.features, "seconds": np.array([part.seconds])}
-        body = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
-        place = self._place(part.first, part.first + len(part.images))
-        storage.write_bytes(place, hashlib.sha256(body).digest() + body)
+        write_arrays(self._place(part.first, part.first + len(part.images)), arrays)
 
     def clear(self) -> None:
         """Forget all parts."""

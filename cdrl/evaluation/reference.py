@@ -8,11 +8,13 @@ from numpy.typing import NDArray
 
 from cdrl.config import Config
 from cdrl.data import Dataset
+from cdrl.data.cache import cache_root
 from cdrl.errors import ConfigError
 from cdrl.evaluation.features import Judge, extractor_for
 from cdrl.evaluation.fidelity import Measured, frechet_distance, measure
 from cdrl.evaluation.generate import draw, reference_labels
 from cdrl.evaluation.scoring import Scored, score
+from cdrl.evaluation.statistics import split_statistics
 from cdrl.model import Model
 
 __all__ = ["QuickScore", "Reference"]
@@ -35,7 +37,8 @@ class Reference:
         kept = self.train.manifest.has_holdout
         self.holdout = Dataset.of(data, "holdout") if kept else None
         self.extractor = extractor_for(config, self.train, self.holdout, device)
-        self.measured = measure(self.train.images, len(self.train), self.extractor)
+        self._kept = config.evaluation.statistics or str(cache_root(data.cache))
+        self.measured = split_statistics(self.train, "train", self.extractor, self._kept)
 
     def check(self, model: Model) -> None:
         """Refuse a model of other data.
@@ -75,7 +78,9 @@ class Reference:
     @cached_property
     def held_out(self) -> Measured | None:
         """The hold-out split; None if there is none."""
-        return None if self.holdout is None else measure(self.holdout.images, len(self.holdout), self.extractor)
+        if self.holdout is None:
+            return None
+        return split_statistics(self.holdout, "holdout", self.extractor, self._kept)
 
     def floor(self, label_accuracy: float | None) -> tuple[Scored, str, int]:
         """Scores of real images that the reference does not hold; which images these are, and how many.

@@ -16,6 +16,7 @@ from cdrl.errors import ConfigError, DataError
 from cdrl.evaluation.curve import CurveCard, Setting, score_curve
 from cdrl.evaluation.curve_picture import curve_picture
 from cdrl.evaluation.evaluate import Evaluation, evaluate
+from cdrl.evaluation.fidelity import Measured, measure
 from cdrl.evaluation.generate import draw, reference_labels
 from cdrl.evaluation.protocol import ScoreCard
 from cdrl.evaluation.reference import QuickScore, Reference
@@ -283,3 +284,26 @@ def test_curves_that_make_no_sense(
     unconditional = configuration.override(config, ["data.num_classes=0"])
     with pytest.raises(ConfigError, match="guidance: the model is unconditional"):
         score_curve(model, unconditional, "guidance", [0.0, 1.0])
+
+
+def test_real_images_are_looked_at_once(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kept under the digests of data, split and net; damaged, they are computed again."""
+    kept = configuration.override(config, [f"evaluation.statistics={tmp_path / 'kept'}"])
+    first = Reference(kept, "cpu")
+    assert first.held_out is not None and len(list((tmp_path / "kept").iterdir())) == 2
+    seen: list[int] = []
+
+    def noted(*args: Any) -> Measured:
+        seen.append(args[1])
+        return measure(*args)
+
+    monkeypatch.setattr("cdrl.evaluation.statistics.measure", noted)
+    again = Reference(kept, "cpu")
+    for one, two in ((first.measured, again.measured), (first.held_out, again.held_out)):
+        assert two is not None and (one.rows == two.rows).all() and one.moments.n == two.moments.n
+        assert torch.equal(one.moments.mean, two.moments.mean)
+        assert torch.equal(one.moments.scatter, two.moments.scatter)
+    assert not seen
+    for place in (tmp_path / "kept").iterdir():
+        place.write_bytes(place.read_bytes()[:-1])
+    assert (Reference(kept, "cpu").measured.rows == first.measured.rows).all() and seen == [400]
