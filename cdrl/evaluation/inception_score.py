@@ -31,7 +31,7 @@ def inception_scores(
     if n < NUM_SPLITS:
         raise ConfigError(
             f"the Inception score is a mean over {NUM_SPLITS} parts and needs at least {NUM_SPLITS} images, got {n}; "
-            "draw more (evaluation.num_samples)"
+            "draw more (evaluation.num_samples) or hold out more (cdrl data prepare --holdout)"
         )
     order = np.random.RandomState(SHUFFLE_SEED).permutation(n)
     rows = torch.as_tensor(logits)[order].to(torch.float64)

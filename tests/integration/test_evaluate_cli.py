@@ -1,5 +1,6 @@
 """`cdrl evaluate` on a tracked run, and samples that are the same for any number of Ray workers."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 from cdrl.cli import app, groups
 from cdrl.config import ClusterConfig
 from cdrl.errors import ConfigError, TrackingError
+from cdrl.evaluation.features import Coordinates
 from cdrl.evaluation.generate import generate
 from cdrl.evaluation.parts import Part
 from cdrl.evaluation.protocol import ScoreCard
@@ -53,7 +55,7 @@ def test_the_command_prints_and_keeps_the_scores(record: RunRecord) -> None:
     assert card.k0 is not None and metrics["score_k0/recall"] == pytest.approx(card.k0["recall"])
     assert metrics["floor/label_accuracy"] == pytest.approx(card.floor["label_accuracy"])
     kept = {file.path for file in client.list_artifacts(record.mlflow_run_id, "evaluation")}
-    assert {f"evaluation/{name}" for name in ("latest.json", "samples.png", "comparison.png", "nearest.png")} <= kept
+    assert {f"evaluation/{name}" for name in ("latest.json", "samples.png", "nearest.png", "report.html")} <= kept
     assert metrics["score_error/frechet"] == pytest.approx(card.errors["frechet"])
     assert card.memorisation is not None and metrics["memorisation/nearer"] == card.memorisation.nearer
     assert not list(record.directory.rglob("*.part")), "a finished evaluation leaves no parts"
@@ -106,6 +108,26 @@ def test_ray_workers_draw_what_one_process_draws(record: RunRecord, two_workers:
         np.testing.assert_allclose(one.features, two.features, rtol=1e-5, atol=1e-5)
     with pytest.raises(ConfigError, match="64 workers need 64 CPUs, the Ray cluster has 2"):
         parts(ClusterConfig(num_workers=64))
+
+
+def test_a_worker_that_dies_is_started_again_and_an_error_is_the_workers_own_line(
+    record: RunRecord, two_workers: ClusterConfig, tmp_path: Path
+) -> None:
+    marker = tmp_path / "died"
+
+    class Deadly(Coordinates):
+        def features(self, images: np.ndarray) -> np.ndarray:
+            if not marker.exists():
+                marker.touch()
+                os._exit(1)
+            return images.reshape(len(images), -1).astype(np.float32)
+
+    folder = record.directory / step_folder(3, ATTEMPT)
+    given = {"sampling": record.config.sampling, "seed": 7, "cluster": two_workers}
+    parts = generate(folder, 40, Deadly(), labels=np.ones(40, np.int64), **given)
+    assert marker.exists() and [len(part.features) for part in parts] == [16, 16, 8]
+    with pytest.raises(ConfigError, match="^labels: expected 0 ... 10, got 99 ... 99$"):
+        generate(folder, 40, Deadly(), labels=np.full(40, 99), **given)
 
 
 def test_the_same_scores_with_ray(record: RunRecord, two_workers: ClusterConfig) -> None:
