@@ -6,6 +6,8 @@ are computed where the images are drawn.
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +115,7 @@ def _drawn(
         return
     device = "cuda" if cluster.use_gpu else "cpu"
     if min(cluster.max_workers, len(ranges)) == 1:
-        alone = _Worker(str(ref), device, extractor)
+        alone = _Worker(str(ref), device, lambda: extractor)
         yield from (alone.draw(sampling, seed, **each) for each in ranges)
         return
 
@@ -126,11 +128,12 @@ def _drawn(
         # a worker that dies is started again, and draws what it had in hand again
         patient = {"max_restarts": cluster.max_failures, "max_task_retries": cluster.max_failures}
         remote = ray.remote(num_cpus=1, num_gpus=int(cluster.use_gpu), **patient)(_Worker)
-        net = ray.put(extractor)
-        workers = [remote.remote(ref, device, net) for _ in range(min(cluster.max_workers, len(ranges)))]
-        pool = ActorPool(workers)
+        net = partial(ray.get, ray.put(extractor))  # sent once, and there for a worker that is started again
+        pool = ActorPool([remote.remote(ref, device, net) for _ in range(min(cluster.max_workers, len(ranges)))])
         try:
-            yield from pool.map_unordered(lambda worker, each: worker.draw.remote(sampling, seed, **each), ranges)
+            for part in pool.map_unordered(lambda worker, each: worker.draw.remote(sampling, seed, **each), ranges):
+                # copied, as Ray's arrays cannot be written to and hold its memory
+                yield replace(part, images=part.images.copy(), features=part.features.copy())
         except RayTaskError as error:
             raise error.cause from None  # what the worker said, without Ray's account of where
         except RayActorError as error:
@@ -146,10 +149,10 @@ def _tell(progress: Progress | None, part: Part) -> None:
 
 
 class _Worker:
-    """One process of the pool; it loads the model once."""
+    """One process of the pool; it loads the model and the feature net once."""
 
-    def __init__(self, ref: str, device: str, extractor: Extractor) -> None:
-        self.model, self.extractor = Model.load(fetch_model(ref), device), extractor
+    def __init__(self, ref: str, device: str, extractor: Callable[[], Extractor]) -> None:
+        self.model, self.extractor = Model.load(fetch_model(ref), device), extractor()
 
     def draw(self, sampling: SamplingConfig, seed: int, *, first: int, **given: Any) -> Part:
         begin_s = time.perf_counter()
