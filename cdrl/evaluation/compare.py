@@ -34,7 +34,7 @@ class Difference:
 
     Attributes:
         a, b: the scores; a_error, b_error, error: one standard error of each and of b - a; None = unknown.
-        verdict: which is better, if the difference is more than two errors.
+        verdict: which is better, if the difference is more than two errors, else unclear; unknown without errors.
     """
 
     name: ScoreName
@@ -51,10 +51,10 @@ class Difference:
     @property
     def verdict(self) -> str:
         if self.error is None:
-            return "no error bars"
+            return "unknown"
         if abs(self.b - self.a) <= CLEAR * self.error:
-            return "within the error"
-        return "B is better" if (self.b < self.a) == (self.name in LOWER_IS_BETTER) else "A is better"
+            return "unclear"
+        return "B better" if (self.b < self.a) == (self.name in LOWER_IS_BETTER) else "A better"
 
 
 def find_card(ref: str, root: str = "runs") -> Found:

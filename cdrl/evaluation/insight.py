@@ -26,6 +26,7 @@ __all__ = ["CURVES", "energies", "insight", "learning_plot"]
 
 NUM_PATHS = 10
 NUM_IMAGES = 200  # whose energies are compared
+MAX_COLUMNS = 3  # of curves of learning
 MAX_LEVELS = 12  # shown, evenly spread, where there are more
 CURVES = {
     "f": ("f_pos", "f_neg"),
@@ -73,8 +74,12 @@ def learning_plot(histories: dict[str, dict[int, float]]) -> Image.Image | None:
     panels = {title: lines for title, lines in panels.items() if lines}
     if not panels:
         return None
-    figure, axes = _figure(len(panels), 3.4)
-    for place, (title, lines) in zip(axes, panels.items(), strict=True):
+    num_columns = min(len(panels), MAX_COLUMNS)
+    num_rows = -(-len(panels) // num_columns)
+    figure, axes = _figure(num_rows, num_columns, 2.8 * num_rows)
+    for unused in axes[len(panels) :]:
+        unused.axis("off")
+    for place, (title, lines) in zip(axes, panels.items(), strict=False):
         for name, key in lines:
             steps, values = zip(*sorted(histories[key].items()), strict=True)
             new = name not in place.get_legend_handles_labels()[1]
@@ -114,7 +119,7 @@ def _energy_plot(
     levels = sorted({round(place) for place in np.linspace(0, last, min(last + 1, MAX_LEVELS)).tolist()})
     ours, theirs = energies(model, levels, *real, seed), energies(model, levels, *generated, seed)
     mean, std = ours.mean(1, keepdim=True), ours.std(1, keepdim=True).clamp(min=1e-12)
-    figure, (axes,) = _figure(1, 3.6)
+    figure, (axes,) = _figure(1, 1, 3.6)
     for name, energy, shift, colour in (("real", ours, -0.18, "C0"), ("generated", theirs, 0.18, "C1")):
         places = torch.arange(len(energy)) + shift
         spread = (energy - mean) / std
@@ -129,13 +134,14 @@ def _energy_plot(
     return _drawn(figure)
 
 
-def _figure(num_panels: int, height: float) -> "tuple[Figure, Sequence[Any]]":
+def _figure(num_rows: int, num_columns: int, height: float) -> "tuple[Figure, Sequence[Any]]":
+    """A figure and its panels, row by row."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, height), layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.subplots(1, num_panels, squeeze=False)[0]
+    return figure, figure.subplots(num_rows, num_columns, squeeze=False).ravel().tolist()
 
 
 def _drawn(figure: "Figure") -> Image.Image:

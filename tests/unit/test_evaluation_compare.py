@@ -36,27 +36,27 @@ def run_cli(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
 
 @pytest.mark.parametrize(
     "frechet, verdict",
-    [(1.0, "within the error"), (0.9, "B is better"), (1.6, "A is better"), (1.25, "within the error")],
+    [(1.0, "unclear"), (0.9, "B better"), (1.6, "A better"), (1.25, "unclear")],
 )
 def test_a_difference_counts_beyond_two_errors(tmp_path: Path, frechet: float, verdict: str) -> None:
     found = compare(written(tmp_path, "a"), written(tmp_path, "b", frechet))
     assert [each.name for each in found] == ["frechet", "precision", "recall"]
     assert found[0].error == pytest.approx(0.1 * 2**0.5) and found[0].verdict == verdict
-    assert found[1].verdict == "within the error"
+    assert found[1].verdict == "unclear"
 
 
 def test_higher_shares_are_better_and_old_cards_have_no_errors(tmp_path: Path) -> None:
     a = written(tmp_path, "a")
     better = written(tmp_path, "b", scores=a.card.scores | {"precision": 0.9})
-    assert compare(a, better)[1].verdict == "B is better"
-    assert {each.verdict for each in compare(a, written(tmp_path, "old", errors={}))} == {"no error bars"}
+    assert compare(a, better)[1].verdict == "B better"
+    assert {each.verdict for each in compare(a, written(tmp_path, "old", errors={}))} == {"unknown"}
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     a, b, picture = written(tmp_path, "a"), written(tmp_path, "b", 2.0), tmp_path / "both.png"
     assert run_cli(monkeypatch, a.path, b.path, "--picture", picture) == 0
     told = capsys.readouterr().out
-    for part in ("FD (digits-cnn)", "1.25 ± 0.10", "2.00 ± 0.10", "0.75 ± 0.14", "A is better", PROTOCOL.digest[:8]):
+    for part in ("FD (digits-cnn)", "1.25 ± 0.10", "2.00 ± 0.10", "0.75 ± 0.14", "A better", PROTOCOL.digest[:8]):
         assert part in told
     assert Image.open(picture).width > 80
 
