@@ -243,7 +243,8 @@ def absolute(config: Config) -> Config:
 
     run = config.run.model_copy(update={"root": whole(config.run.root), "storage": whole(config.run.storage)})
     data = config.data.model_copy(update={"uri": whole(config.data.uri), "cache": whole(config.data.cache)})
-    return config.model_copy(update={"run": run, "data": data})
+    evaluation = config.evaluation.model_copy(update={"statistics": whole(config.evaluation.statistics)})
+    return config.model_copy(update={"run": run, "data": data, "evaluation": evaluation})
 
 
 def _has_folder(uri: str) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -27,7 +28,7 @@ def evaluate(
     overrides: SetOption = None,
     root: Annotated[str, typer.Option("--root", metavar="FOLDER", help="The folder of runs.")] = "runs",
 ) -> None:
-    """Score a run's samples at K and at K = 0, beside what real images would get."""
+    """Score a run's samples at K and K = 0, beside what real images would get; repeated, a killed one goes on."""
     from cdrl import config as configuration
     from cdrl.errors import ConfigError
     from cdrl.evaluation.run import FOLDER, evaluate_run
@@ -44,26 +45,33 @@ def evaluate(
         result = evaluate_run(record, "best" if which == "best" else "last", config=config, progress=progress)
     console = Console()
     console.print(score_table(result.card))
-    console.print(result.card.protocol.describe(), style="dim", highlight=False, soft_wrap=True)
-    console.print(f"score card and pictures: {record.directory / FOLDER}", highlight=False, soft_wrap=True)
+    show = partial(console.print, highlight=False, soft_wrap=True)
+    card = result.card
+    for line in card.notes:
+        show(f"note: {line}", style="yellow")
+    if card.memorisation is not None:
+        show(card.memorisation.describe())
+    show(card.protocol.describe(), style="dim")
+    show(f"± one standard error over images, {card.num_resamples} resamples of seed {card.protocol.seed}", style="dim")
+    show(f"score card and pictures: {record.directory / FOLDER}")
 
 
 def score_table(card: "ScoreCard") -> Table:
-    """The model at K, the initializer alone, and what real images get."""
-    table = Table("", card.protocol.metric, "precision", "recall", "labels", "images", box=None)
+    """A row per score: the model at K, the initializer alone, and what real images get, each ± one standard error."""
+    first, *columns = card.table[0]
+    table = Table(first, *columns, box=None)
     for column in table.columns[1:]:
         column.justify = "right"
-    num_images = str(card.protocol.num_generated)
-    table.add_row(f"K = {card.protocol.sampling.steps_text}", *cells(card.scores), num_images)
-    if card.k0 is not None:
-        table.add_row("K = 0, initializer alone", *cells(card.k0), num_images)
-    table.add_row("real images (floor)", *cells(card.floor), str(card.num_floor))
+    for row in card.table[1:]:
+        table.add_row(*row)
     return table
 
 
 def cells(scores: "Scores") -> list[str]:
-    shares = [scores["precision"], scores["recall"], scores["label_accuracy"]]
-    return [f"{scores['frechet']:.3f}", *("-" if share is None else f"{share:.3f}" for share in shares)]
+    """Those of a curve's row."""
+    from cdrl.evaluation.protocol import figure
+
+    return [figure(scores[name]) for name in ("frechet", "precision", "recall", "label_accuracy")]
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import typer
 from cdrl.cli import (
     bench,
     chain,
+    compare,
     compose,
     config,
     curve,
@@ -33,6 +34,7 @@ def attach(app: typer.Typer) -> None:
     app.add_typer(data.app, name="data")
     app.command()(train.train)
     app.command()(evaluate.evaluate)
+    app.command()(compare.compare)
     app.command()(curve.curve)
     app.add_typer(registry.app, name="registry")
     app.command()(serve.serve)

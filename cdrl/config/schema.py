@@ -54,6 +54,9 @@ class EvaluationConfig(Section):
     )
     weights: str | None = Field(None, description="Inception weights: path or URI; default: torch-fidelity's download")
     weights_sha256: str | None = Field(None, description="expected SHA-256 of those weights")
+    statistics: str | None = Field(
+        None, description="where what the net saw in real images is kept: path or URI; default: data.cache"
+    )
     num_samples: int = Field(50_000, ge=2, description="generated images")
     seed: int = Field(1, ge=0, description="seed of the generated images")
 

@@ -30,13 +30,14 @@ NUM_SHOWN = 20
 
 
 class Point(BaseModel):
-    """One value of the setting: how it was measured, what was found, and the images drawn per second."""
+    """One value of the setting: how it was measured, what was found ± `errors`, and a worker's images per second."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     value: float
     protocol: Protocol
     scores: Scores
+    errors: Scores = {}
     images_per_s: float
 
 
@@ -44,7 +45,7 @@ class CurveCard(BaseModel):
     """A model's scores along one setting; the protocols of the points differ in it alone.
 
     Attributes:
-        floor, floor_of, num_floor: what real images get, which ones, and how many.
+        floor, floor_errors, floor_of, num_floor: what real images get, which ones, and how many.
         model_digest, config_digest, step: the weights, their configuration, the updates behind them.
         run_id, which: the run and the checkpoint; empty for a bare model.
         created: UTC.
@@ -55,6 +56,7 @@ class CurveCard(BaseModel):
     setting: Setting
     points: tuple[Point, ...]
     floor: Scores
+    floor_errors: Scores = {}
     floor_of: str
     num_floor: int
     model_digest: str
@@ -100,14 +102,17 @@ def score_curve(
     if setting == "guidance" and not config.data.num_classes:
         raise ConfigError("sampling.guidance: the model is unconditional; there is no curve")
     settings = [override(config, [f"sampling.{setting}={value!r}"]).sampling for value in values]
-    scorer, points, shown = Scorer(ref, config, progress), [], []
+    scorer, points, shown = Scorer(ref, config, progress=progress), [], []
     first = _first_of_each(scorer.labels, config.evaluation.num_samples)
     with scorer.session():
         for value, sampling in zip(values, settings, strict=True):
             drawn = scorer.draw(sampling)
-            speed = round(len(drawn.images) / drawn.seconds, 2)
             point = Point(
-                value=value, protocol=scorer.protocol(sampling), scores=drawn.scores, images_per_s=speed
+                value=value,
+                protocol=scorer.protocol(sampling),
+                scores=drawn.scored.scores,
+                errors=drawn.scored.errors,
+                images_per_s=drawn.images_per_s,
             )
             points.append(point)
             shown.append(drawn.images[first])

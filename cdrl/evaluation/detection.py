@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from cdrl.errors import ConfigError
+from cdrl.evaluation.bootstrap import resampled, standard_error
 
 __all__ = ["MIN_IMAGES", "Detection", "detection"]
 
@@ -39,11 +40,10 @@ def detection(inside: NDArray, outside: NDArray, seed: int = 0) -> Detection:
     if min(len(inside), len(outside)) < MIN_IMAGES:
         raise ConfigError(f"expected at least {MIN_IMAGES} images in each set, got {len(inside)} and {len(outside)}")
     random = np.random.Generator(np.random.Philox(seed))
-    resampled = [random.multinomial(n, np.full(n, 1 / n), NUM_RESAMPLES) for n in (len(inside), len(outside))]
-    counts = [np.vstack([np.ones_like(rows[:1]), rows]) for rows in resampled]  # first the images as they are
+    counts = [resampled(n, NUM_RESAMPLES, random) for n in (len(inside), len(outside))]
     auroc, aupr = _areas(inside, outside, *counts)
     return Detection(
-        auroc=auroc[0], auroc_error=auroc[1:].std(ddof=1), aupr=aupr[0], aupr_error=aupr[1:].std(ddof=1)
+        auroc=auroc[0], auroc_error=standard_error(auroc), aupr=aupr[0], aupr_error=standard_error(aupr)
     )
 
 

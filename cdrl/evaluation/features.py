@@ -49,6 +49,10 @@ class Extractor(Protocol):
         """(n, D) of uint8 images (n, C, H, W), C = 1 or 3, or of float32 points (n, dims)."""
         ...
 
+    def logits(self, features: NDArray[np.float32]) -> NDArray[np.float32] | None:
+        """(n, classes) that the net makes of its features (n, D), up to a constant per class; None without classes."""
+        ...
+
 
 class Coordinates:
     """The features of a point are its coordinates."""
@@ -58,6 +62,9 @@ class Coordinates:
     def features(self, images: NDArray) -> NDArray[np.float32]:
         """The points (n, dims) themselves."""
         return images.astype(np.float32)
+
+    def logits(self, features: NDArray[np.float32]) -> None:
+        """Points have no classes."""
 
 
 class FidelityExtractor:
@@ -83,6 +90,13 @@ class FidelityExtractor:
                 _Images(pixels), self.net, BATCH_IMAGES, self._cuda, save_cpu_ram=True, verbose=False
             )
         return layers[self._layer].numpy()
+
+    @torch.no_grad()
+    def logits(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(n, classes); Inception's without its bias, as in every published Inception score."""
+        rows = torch.as_tensor(features, device="cuda" if self._cuda else "cpu")
+        own = isinstance(self.net, _RegisteredClassifier)
+        return (self.net.classifier.head(rows) if own else rows @ self.net.fc.weight.T).cpu().numpy()
 
 
 class Judge:

@@ -8,7 +8,7 @@ L is the Cholesky factor of A. A set of n <= D rows (or one with a feature that 
 then L comes from the eigenvectors whose eigenvalue is above rounding, which is exact too. The smaller set is factored.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,10 +20,20 @@ from torch_fidelity.metric_prc import prc_features_to_metric
 from cdrl.errors import ConfigError, DataError
 from cdrl.evaluation.features import Extractor
 
-__all__ = ["MAX_NEIGHBOUR_ROWS", "NEIGHBOURS", "Measured", "Moments", "frechet_distance", "measure", "precision_recall"]
+__all__ = [
+    "MAX_NEIGHBOUR_ROWS",
+    "NEIGHBOURS",
+    "Measured",
+    "Moments",
+    "frechet_distance",
+    "gather",
+    "measure",
+    "precision_recall",
+]
 
 NEIGHBOURS = 3
-MAX_NEIGHBOUR_ROWS = 10_000  # precision/recall compare all pairs of rows; the Fréchet distance always uses every row
+MAX_NEIGHBOUR_ROWS = 10_000  # for what compares all pairs of rows; the Fréchet distance always uses every row
+MAX_ROWS = 100_000  # kept at all
 CHUNK_ROWS = 5_000
 DISTANCE_ROWS = 2_000  # rows of one block of the distance matrix: bounds the memory
 
@@ -43,8 +53,8 @@ class Moments:
     scatter: Tensor
 
     @classmethod
-    def of(cls, features: NDArray) -> "Moments":
-        """Moments of features (n, D).
+    def of(cls, features: NDArray, counts: NDArray[np.int64] | None = None) -> "Moments":
+        """Moments of features (n, D), row i taken `counts[i]` times, once by default.
 
         Raises:
             DataError: no rows, or one that is not finite.
@@ -52,6 +62,8 @@ class Moments:
         rows = torch.as_tensor(features).to(torch.float64)
         if not len(rows) or not rows.isfinite().all():
             raise DataError(f"features of {len(rows)} images: expected finite numbers of at least one image")
+        if counts is not None:
+            rows = rows.repeat_interleave(torch.as_tensor(counts), dim=0)
         centred = rows - rows.mean(0)
         return cls(len(rows), rows.mean(0), centred.T @ centred)
 
@@ -76,25 +88,43 @@ class Moments:
 
 @dataclass(frozen=True)
 class Measured:
-    """A set of images as seen by a feature net: moments of all, and at most `MAX_NEIGHBOUR_ROWS` evenly spread rows."""
+    """A set of images as seen by a feature net: moments of all, and at most `MAX_ROWS` evenly spread rows."""
 
     moments: Moments
     rows: NDArray[np.float32]
 
+    @property
+    def places(self) -> NDArray[np.int64]:
+        """Which images the rows belong to."""
+        return np.arange(0, self.moments.n, _stride(self.moments.n))
+
+    @property
+    def few(self) -> NDArray[np.float32]:
+        """At most `MAX_NEIGHBOUR_ROWS` of the rows, evenly spread."""
+        return self.rows[:: -(-len(self.rows) // MAX_NEIGHBOUR_ROWS)]
+
 
 def measure(images: Callable[[NDArray], NDArray], n: int, extractor: Extractor) -> Measured:
     """Walk through images 0 ... n-1, `images(indices)`, in chunks: a set larger than memory passes through."""
-    stride = -(-n // MAX_NEIGHBOUR_ROWS)
-    moments, kept = None, []
-    for start in range(0, n, CHUNK_ROWS):
-        indices = np.arange(start, min(start + CHUNK_ROWS, n))
-        features = extractor.features(images(indices))
+    chunks = (np.arange(start, min(start + CHUNK_ROWS, n)) for start in range(0, n, CHUNK_ROWS))
+    return gather((extractor.features(images(indices)) for indices in chunks), n)
+
+
+def gather(chunks: Iterable[NDArray], n: int) -> Measured:
+    """n rows of features that come in chunks, in order; the moments are merged in float64."""
+    moments, kept, start, stride = None, [], 0, _stride(n)
+    for features in chunks:
         part = Moments.of(features)
         moments = part if moments is None else moments.merge(part)
-        kept.append(features[indices % stride == 0])
+        kept.append(features[-start % stride :: stride])
+        start += len(features)
     if moments is None:
         raise DataError("there are no images to measure")
     return Measured(moments, np.concatenate(kept))
+
+
+def _stride(n: int) -> int:
+    return -(-n // MAX_ROWS)
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:

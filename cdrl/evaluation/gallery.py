@@ -9,8 +9,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from cdrl import pictures as pixels
 from cdrl.data import Dataset
+from cdrl.sheets import labelled
 
-__all__ = ["pictures"]
+__all__ = ["captioned", "neighbours", "pictures", "sheet"]
 
 COLUMNS = 16
 PANEL_COLUMNS = 8  # of one panel among several
@@ -35,7 +36,18 @@ def pictures(shown: dict[str, NDArray], labels: NDArray[np.int64] | None, train:
     panels = {name: _sheet(drawn.__getitem__, len(drawn), labels, PANEL_COLUMNS) for name, drawn in shown.items()}
     panels["real"] = _sheet(train.images, len(train), real_labels, PANEL_COLUMNS)
     samples = _sheet(first.__getitem__, len(first), labels, COLUMNS)
-    return {"samples": samples, "comparison": _captioned(panels)}
+    return {"samples": samples, "comparison": captioned(panels)}
+
+
+def neighbours(generated: NDArray, real: NDArray) -> Image.Image:
+    """Generated images above the real ones that they lie nearest to, uint8 (n, C, H, W) each."""
+    both = torch.from_numpy(np.stack([generated, real]))
+    return labelled(both, ["generated", "nearest real"], title="the samples that lie nearest to training images")
+
+
+def sheet(images: NDArray) -> Image.Image:
+    """The first images as they come, uint8 (n, C, H, W)."""
+    return _sheet(images.__getitem__, len(images), None, COLUMNS)
 
 
 def _sheet(images: Images, n: int, labels: NDArray[np.int64] | None, columns: int) -> Image.Image:
@@ -46,7 +58,7 @@ def _sheet(images: Images, n: int, labels: NDArray[np.int64] | None, columns: in
     return pixels.sheet(rows.flatten(0, 1), columns)
 
 
-def _captioned(panels: dict[str, Image.Image]) -> Image.Image:
+def captioned(panels: dict[str, Image.Image]) -> Image.Image:
     """Panels side by side, each below its caption."""
     font, gap, line = ImageFont.load_default(18), 16, 36
     width = sum(panel.width + gap for panel in panels.values()) + gap

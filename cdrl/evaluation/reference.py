@@ -1,16 +1,20 @@
 """The real images behind every score, as the feature net sees them; and the quick score that picks a checkpoint."""
 
+from functools import cached_property
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from cdrl.config import Config
 from cdrl.data import Dataset
+from cdrl.data.cache import cache_root
 from cdrl.errors import ConfigError
 from cdrl.evaluation.features import Judge, extractor_for
-from cdrl.evaluation.fidelity import Measured, frechet_distance, measure, precision_recall
+from cdrl.evaluation.fidelity import Measured, frechet_distance, measure
 from cdrl.evaluation.generate import draw, reference_labels
-from cdrl.evaluation.protocol import Scores
+from cdrl.evaluation.scoring import Scored, score
+from cdrl.evaluation.statistics import split_statistics
 from cdrl.model import Model
 
 __all__ = ["QuickScore", "Reference"]
@@ -28,12 +32,13 @@ class Reference:
         if device == "cuda" and not torch.cuda.is_available():
             raise ConfigError("cluster.use_gpu: torch sees no GPU on this machine; set it to false")
         data = config.data
-        self._config, self._device = config, device
+        self._config, self.device = config, device
         self.train = Dataset.of(data)
         kept = self.train.manifest.has_holdout
         self.holdout = Dataset.of(data, "holdout") if kept else None
         self.extractor = extractor_for(config, self.train, self.holdout, device)
-        self.measured = measure(self.train.images, len(self.train), self.extractor)
+        self._kept = config.evaluation.statistics or str(cache_root(data.cache))
+        self.measured = split_statistics(self.train, "train", self.extractor, self._kept)
 
     def check(self, model: Model) -> None:
         """Refuse a model of other data.
@@ -60,35 +65,41 @@ class Reference:
         config = self._config
         if config.data.num_classes < 2:
             return None
-        return Judge(self.train, self.holdout, config.data.cache, self._device)
+        return Judge(self.train, self.holdout, config.data.cache, self.device)
 
     def frechet(self, images: NDArray) -> float:
         """The Fréchet distance of images (n, *shape), stored as the dataset stores them, from the train split."""
         return frechet_distance(measure(images.__getitem__, len(images), self.extractor).moments, self.measured.moments)
 
-    def scores(self, images: NDArray, label_accuracy: float | None) -> Scores:
-        """All scores of images (n, *shape) against the train split."""
-        return self._compare(measure(images.__getitem__, len(images), self.extractor), self.measured, label_accuracy)
+    def scores(self, seen: Measured, label_accuracy: float | None) -> Scored:
+        """All scores of measured images against the train split."""
+        return self._compare(seen, self.measured, label_accuracy)
 
-    def floor(self, label_accuracy: float | None) -> tuple[Scores, str, int]:
+    @cached_property
+    def held_out(self) -> Measured | None:
+        """The hold-out split; None if there is none."""
+        if self.holdout is None:
+            return None
+        return split_statistics(self.holdout, "holdout", self.extractor, self._kept)
+
+    def floor(self, label_accuracy: float | None) -> tuple[Scored, str, int]:
         """Scores of real images that the reference does not hold; which images these are, and how many.
 
         Without a hold-out split one half of the train split is compared with the other.
         """
         train, n = self.train, len(self.train)
-        if self.holdout is not None:
-            held = measure(self.holdout.images, len(self.holdout), self.extractor)
-            text = f"{len(self.holdout)} real images of the hold-out split against {n} of train"
-            return self._compare(held, self.measured, label_accuracy), text, len(self.holdout)
+        if self.held_out is not None:
+            number = self.held_out.moments.n
+            text = f"{number} real images of the hold-out split against {n} of train"
+            return self._compare(self.held_out, self.measured, label_accuracy), text, number
         odd = measure(lambda rows: train.images(2 * rows + 1), n // 2, self.extractor)
         even = measure(lambda rows: train.images(2 * rows), n - n // 2, self.extractor)
         text = f"no hold-out split: {n // 2} real images of train against the other {n - n // 2}"
         return self._compare(odd, even, label_accuracy), text, n // 2
 
-    def _compare(self, seen: Measured, other: Measured, label_accuracy: float | None) -> Scores:
-        precision, recall = precision_recall(seen.rows, other.rows, device=self._device)
-        frechet = frechet_distance(seen.moments, other.moments)
-        return {"frechet": frechet, "precision": precision, "recall": recall, "label_accuracy": label_accuracy}
+    def _compare(self, seen: Measured, other: Measured, label_accuracy: float | None) -> Scored:
+        seed = self._config.evaluation.seed
+        return score(seen, other, self.extractor, label_accuracy=label_accuracy, seed=seed, device=self.device)
 
 
 class QuickScore:

@@ -1,20 +1,24 @@
 """One model's images under any sampling settings, scored against its data."""
 
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
+from cdrl import storage
 from cdrl.config import Config, SamplingConfig
 from cdrl.errors import ConfigError
-from cdrl.evaluation.fidelity import MAX_NEIGHBOUR_ROWS, NEIGHBOURS
+from cdrl.evaluation.fidelity import MAX_NEIGHBOUR_ROWS, NEIGHBOURS, Measured, gather
 from cdrl.evaluation.generate import generate
-from cdrl.evaluation.protocol import Protocol, Scores
+from cdrl.evaluation.inception_score import NUM_SPLITS
+from cdrl.evaluation.parts import Shelf
+from cdrl.evaluation.protocol import Protocol
 from cdrl.evaluation.reference import Reference
+from cdrl.evaluation.scoring import Scored
 from cdrl.model import Model
 from cdrl.runs import fetch_model
 from cdrl.session import connected
@@ -27,27 +31,44 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Drawn:
-    """Images (n, *shape) as the dataset stores them, their scores, and the seconds that drawing took."""
+    """Images (n, *shape) as the dataset stores them, and what was found.
+
+    Attributes:
+        measured: the images as the feature net sees them.
+        seconds: that drawing took, summed over workers.
+    """
 
     images: NDArray
-    scores: Scores
+    measured: Measured
+    scored: Scored
     seconds: float
+
+    @property
+    def images_per_s(self) -> float:
+        """The speed of one worker."""
+        return round(len(self.images) / self.seconds, 2)
 
 
 class Scorer:
     """Draws sets of images with one model and scores them against the data of `config.data`.
 
-    Args and errors as `evaluate`.
+    Args:
+        parts: a folder for the finished parts of unfinished sets; without it a killed evaluation begins anew.
+    Others and errors as `evaluate`.
 
     Attributes:
         labels: (n,) of every set; None for an unconditional model.
         floor: what real images get, which ones, and how many.
     """
 
-    def __init__(self, ref: str | Path, config: Config, progress: Progress | None = None) -> None:
+    def __init__(
+        self, ref: str | Path, config: Config, *, parts: str | None = None, progress: Progress | None = None
+    ) -> None:
+        self._parts = parts
         self._report = progress or (lambda what, done, total: None)
         self._directory, self._config = fetch_model(str(ref)), config
-        self.model = Model.load(self._directory)
+        device = "cuda" if config.cluster.use_gpu else "cpu"
+        self.model = Model.load(self._directory, device)
         if self.model.config.identity != config.identity:
             raise ConfigError(
                 f"{ref}: this model has another configuration (run {self.model.config.run_id}, asked for "
@@ -55,7 +76,7 @@ class Scorer:
                 "tracking may change"
             )
         self._report("real images", 0, 0)
-        self.reference = Reference(config, "cuda" if config.cluster.use_gpu else "cpu")
+        self.reference = Reference(config, device)
         self.reference.check(self.model)
         self.labels, self.judge = self.reference.labels(config.evaluation.num_samples), self.reference.judge()
         self.floor = self.reference.floor(None if self.judge is None else self.judge.accuracy)
@@ -68,19 +89,29 @@ class Scorer:
         """`evaluation.num_samples` images and their scores."""
         config, num_images = self._config, self._config.evaluation.num_samples
         guided = f", w = {sampling.guidance:g}" if sampling.guidance else ""
-        started = time.monotonic()
-        images = generate(
+        parts = generate(
             self._directory,
             num_images,
+            self.reference.extractor,
             labels=self.labels,
             sampling=sampling,
             seed=config.evaluation.seed,
             cluster=config.cluster,
+            shelf=self.shelf(sampling),
             progress=counter(self._report, f"images at K = {sampling.steps_text}{guided}", num_images),
         )
-        seconds = time.monotonic() - started
+        images = np.concatenate([part.images for part in parts])
+        measured = gather((part.features for part in parts), num_images)
         known = None if self.judge is None or self.labels is None else self.judge.agreement(images, self.labels)
-        return Drawn(images, self.reference.scores(images, known), seconds)
+        scored = self.reference.scores(measured, known)
+        return Drawn(images, measured, scored, sum(part.seconds for part in parts))
+
+    def shelf(self, sampling: SamplingConfig) -> Shelf | None:
+        """Where the finished parts of such a set are kept; None where they are not."""
+        if self._parts is None:
+            return None
+        name = f"{self.protocol(sampling).digest[:16]}-{self.model.digest[:16]}"
+        return Shelf(storage.join(self._parts, name))
 
     def protocol(self, sampling: SamplingConfig) -> Protocol:
         """How such a set is measured."""
@@ -96,6 +127,7 @@ class Scorer:
             num_generated=config.evaluation.num_samples,
             neighbours=NEIGHBOURS,
             max_neighbour_rows=MAX_NEIGHBOUR_ROWS,
+            num_splits=NUM_SPLITS,
             labels="as reference" if config.data.num_classes else "none",
             sampling=sampling,
             seed=config.evaluation.seed,
@@ -105,8 +137,15 @@ class Scorer:
     def provenance(self) -> dict[str, Any]:
         """What every card holds: the floor, and which weights of which configuration were scored."""
         floor, floor_of, num_floor = self.floor
-        found = {"floor": floor, "floor_of": floor_of, "num_floor": num_floor, "step": self.model.step}
-        return found | {"model_digest": self.model.digest, "config_digest": self.model.config.digest}
+        return {
+            "floor": floor.scores,
+            "floor_errors": floor.errors,
+            "floor_of": floor_of,
+            "num_floor": num_floor,
+            "model_digest": self.model.digest,
+            "config_digest": self.model.config.digest,
+            "step": self.model.step,
+        }
 
 
 def counter(report: Progress, what: str, total: int) -> Callable[[int], None]:

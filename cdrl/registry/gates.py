@@ -132,7 +132,7 @@ def _below_thresholds(card: ScoreCard, gates: GatesConfig) -> Iterator[str]:
         elif found < gates.min_label_accuracy:
             yield f"its label accuracy {found:.4f} is below gates.min_label_accuracy = {gates.min_label_accuracy:g}"
     if gates.max_memorised is not None:
-        memorised = getattr(card, "memorisation", None)
+        memorised = card.memorisation
         if memorised is None:
             yield "gates.max_memorised is set, but its score card has no check for memorisation"
         elif memorised.nearer > gates.max_memorised:
@@ -146,5 +146,4 @@ def _below_thresholds(card: ScoreCard, gates: GatesConfig) -> Iterator[str]:
 
 def _error(card: ScoreCard) -> float | None:
     """One standard error of the Fréchet distance; None in a card that has no error bars."""
-    error: float | None = getattr(card, "errors", {}).get("frechet")
-    return error
+    return card.errors.get("frechet")

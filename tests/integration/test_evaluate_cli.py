@@ -1,5 +1,6 @@
 """`cdrl evaluate` on a tracked run, and samples that are the same for any number of Ray workers."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,9 +13,11 @@ from typer.testing import CliRunner
 from cdrl.cli import app, groups
 from cdrl.config import ClusterConfig
 from cdrl.errors import ConfigError, TrackingError
+from cdrl.evaluation.features import Coordinates
 from cdrl.evaluation.generate import generate
+from cdrl.evaluation.parts import Part
 from cdrl.evaluation.protocol import ScoreCard
-from cdrl.evaluation.reference import QuickScore
+from cdrl.evaluation.reference import QuickScore, Reference
 from cdrl.evaluation.run import evaluate_run
 from cdrl.model import Model
 from cdrl.runs import RunRecord, step_folder
@@ -41,7 +44,7 @@ def run_cli(*arguments: str) -> str:
 
 def test_the_command_prints_and_keeps_the_scores(record: RunRecord) -> None:
     output = run_cli(record.run_id, "--root", record.config.run.root, "--samples", "24", "--workers", "1")
-    for part in ("FD (digits-cnn)", "K = 1", "K = 0, initializer alone", "real images (floor)", "24 generated"):
+    for part in ("FD (digits-cnn)", "K = 1", "K = 0, initializer", "real images", "±", "24 generated", "note: 24"):
         assert part in output
     folder = record.directory / "evaluation"
     card = ScoreCard.model_validate_json((folder / "latest.json").read_text())
@@ -52,7 +55,10 @@ def test_the_command_prints_and_keeps_the_scores(record: RunRecord) -> None:
     assert card.k0 is not None and metrics["score_k0/recall"] == pytest.approx(card.k0["recall"])
     assert metrics["floor/label_accuracy"] == pytest.approx(card.floor["label_accuracy"])
     kept = {file.path for file in client.list_artifacts(record.mlflow_run_id, "evaluation")}
-    assert {"evaluation/latest.json", "evaluation/samples.png", "evaluation/comparison.png"} <= kept
+    assert {f"evaluation/{name}" for name in ("latest.json", "samples.png", "nearest.png", "report.html")} <= kept
+    assert metrics["score_error/frechet"] == pytest.approx(card.errors["frechet"])
+    assert card.memorisation is not None and metrics["memorisation/nearer"] == card.memorisation.nearer
+    assert not list(record.directory.rglob("*.part")), "a finished evaluation leaves no parts"
 
 
 def test_another_protocol_leaves_another_card(record: RunRecord) -> None:
@@ -87,24 +93,47 @@ def two_workers() -> Iterator[ClusterConfig]:
 
 
 def test_ray_workers_draw_what_one_process_draws(record: RunRecord, two_workers: ClusterConfig) -> None:
-    labels = np.arange(40) % 10 + 1
+    labels, extractor = np.arange(40) % 10 + 1, Reference(record.config, "cpu").extractor
     folder = record.directory / step_folder(3, ATTEMPT)
     seen: list[int] = []
 
-    def images(cluster: ClusterConfig) -> np.ndarray:
-        sampling = record.config.sampling
-        return generate(folder, 40, labels=labels, sampling=sampling, seed=7, cluster=cluster, progress=seen.append)
+    def parts(cluster: ClusterConfig) -> list[Part]:
+        given = {"sampling": record.config.sampling, "seed": 7, "cluster": cluster, "progress": seen.append}
+        return generate(folder, 40, extractor, labels=labels, **given)
 
-    assert (images(ClusterConfig()) == images(two_workers)).all()
-    assert seen == [16, 16, 8, 16, 16, 8], "in order"
+    alone, together = parts(ClusterConfig()), parts(two_workers)
+    assert seen[:3] == [16, 16, 8] and sorted(seen[3:]) == [8, 16, 16]
+    for one, two in zip(alone, together, strict=True):
+        assert one.first == two.first and (one.images == two.images).all()
+        np.testing.assert_allclose(one.features, two.features, rtol=1e-5, atol=1e-5)
     with pytest.raises(ConfigError, match="64 workers need 64 CPUs, the Ray cluster has 2"):
-        images(ClusterConfig(num_workers=64))
+        parts(ClusterConfig(num_workers=64))
+
+
+def test_a_worker_that_dies_is_started_again_and_an_error_is_the_workers_own_line(
+    record: RunRecord, two_workers: ClusterConfig, tmp_path: Path
+) -> None:
+    marker = tmp_path / "died"
+
+    class Deadly(Coordinates):
+        def features(self, images: np.ndarray) -> np.ndarray:
+            if not marker.exists():
+                marker.touch()
+                os._exit(1)
+            return images.reshape(len(images), -1).astype(np.float32)
+
+    folder = record.directory / step_folder(3, ATTEMPT)
+    given = {"sampling": record.config.sampling, "seed": 7, "cluster": two_workers}
+    parts = generate(folder, 40, Deadly(), labels=np.ones(40, np.int64), **given)
+    assert marker.exists() and [len(part.features) for part in parts] == [16, 16, 8]
+    with pytest.raises(ConfigError, match="^labels: expected 0 ... 10, got 99 ... 99$"):
+        generate(folder, 40, Deadly(), labels=np.full(40, 99), **given)
 
 
 def test_the_same_scores_with_ray(record: RunRecord, two_workers: ClusterConfig) -> None:
     one = evaluate_run(record).card
     two = evaluate_run(record, config=record.config.model_copy(update={"cluster": two_workers})).card
-    assert (one.scores, one.k0) == (two.scores, two.k0)
+    assert one.scores == pytest.approx(two.scores, rel=1e-9) and one.k0 == pytest.approx(two.k0, rel=1e-9)
 
 
 def test_the_quick_score_travels_to_a_worker(record: RunRecord, two_workers: ClusterConfig) -> None:

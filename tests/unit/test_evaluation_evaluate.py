@@ -3,6 +3,7 @@
 import copy
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from cdrl.errors import ConfigError, DataError
 from cdrl.evaluation.curve import CurveCard, Setting, score_curve
 from cdrl.evaluation.curve_picture import curve_picture
 from cdrl.evaluation.evaluate import Evaluation, evaluate
+from cdrl.evaluation.fidelity import Measured, measure
 from cdrl.evaluation.generate import draw, reference_labels
 from cdrl.evaluation.protocol import ScoreCard
 from cdrl.evaluation.reference import QuickScore, Reference
@@ -72,6 +74,57 @@ def test_the_card_says_what_was_measured(evaluation: Evaluation, model: Path, co
     assert card.floor["label_accuracy"] == protocol.judge_accuracy
 
 
+def test_every_figure_has_an_error_bar_and_its_caveats(evaluation: Evaluation) -> None:
+    card = evaluation.card
+    assert card.k0 is not None and card.num_resamples == 100
+    pairs = (card.scores, card.errors), (card.k0, card.k0_errors), (card.floor, card.floor_errors)
+    for scores, errors in pairs:
+        assert list(scores) == list(errors) and len(scores) == 6
+        assert all(np.isfinite(value) for value in (*scores.values(), *errors.values()) if value is not None)
+    assert card.scores["inception"] is not None and 1 <= card.scores["inception"] <= 10
+    assert card.notes[0].startswith("40 generated images: FD (digits-cnn) is biased upwards")
+    found = card.memorisation
+    assert found is not None and (found.num_generated, found.num_heldout, found.num_train) == (40, 100, 400)
+    assert found.nearer < 0.2, "an untrained model is far from all data"
+
+
+class Interrupted(Exception):
+    pass
+
+
+def test_an_evaluation_that_was_killed_goes_on(
+    evaluation: Evaluation, model: Path, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two parts of three were done; one of them is damaged since. Neither is believed nor made again in vain."""
+
+    def stop(what: str, done: int, total: int) -> None:
+        if (what, done) == ("images at K = 1", 32):
+            raise Interrupted
+
+    parts = str(tmp_path / "parts")
+    with pytest.raises(Interrupted):
+        evaluate(model, config, parts=parts, progress=stop)
+    first, second = sorted(tmp_path.rglob("*.part"))
+    content = second.read_bytes()
+    second.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    drawn: list[int] = []
+
+    def noted(*args: Any, **given: Any) -> Any:
+        drawn.append(given["first"])
+        return draw(*args, **given)
+
+    monkeypatch.setattr("cdrl.evaluation.generate.draw", noted)
+    again = evaluate(model, config, parts=parts)
+    assert drawn[:2] == [16, 32], "the first part was not drawn again, the damaged one was"
+    assert (again.card.scores, again.card.errors) == (evaluation.card.scores, evaluation.card.errors)
+    another = configuration.override(config, ["evaluation.seed=2"])
+    with pytest.raises(Interrupted):
+        evaluate(model, another, parts=parts, progress=stop)
+    assert drawn[-1] == 16, "parts of another protocol are other parts"
+    again.write(tmp_path / "card")
+    assert len(list(tmp_path.rglob("*.part"))) == 2, "those of the finished evaluation are gone, the others stay"
+
+
 def test_noise_scores_far_above_the_floor(evaluation: Evaluation) -> None:
     card = evaluation.card
     assert card.k0 is not None and card.scores["frechet"] is not None and card.floor["frechet"] is not None
@@ -91,7 +144,9 @@ def test_it_is_written_whole(evaluation: Evaluation, tmp_path: Path) -> None:
     evaluation.write(tmp_path)
     card = evaluation.card
     named = f"score-{card.protocol.digest[:8]}-{card.model_digest[:8]}.json"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["comparison.png", "latest.json", "samples.png", named]
+    shown = {"comparison", "energies", "grid", "nearest", "path", "samples", "schedule"}
+    names = {*(f"{name}.png" for name in shown), "latest.json", "report.html", named}
+    assert {path.name for path in tmp_path.iterdir()} == names
     assert ScoreCard.model_validate_json((tmp_path / "latest.json").read_text()) == card
 
 
@@ -133,7 +188,7 @@ def test_points(tmp_path: Path) -> None:
     assert found.card.protocol.metric == "FD (coordinates)"
     assert found.card.floor["frechet"] is not None and found.card.scores["frechet"] is not None
     assert found.card.floor["frechet"] < found.card.scores["frechet"]
-    assert set(found.pictures) == {"samples", "comparison"}
+    assert set(found.pictures) == {"samples", "comparison", "schedule", "energies"}
 
 
 def test_a_model_of_other_data(config: Config, model: Path, tmp_path: Path) -> None:
@@ -229,3 +284,26 @@ def test_curves_that_make_no_sense(
     unconditional = configuration.override(config, ["data.num_classes=0"])
     with pytest.raises(ConfigError, match="guidance: the model is unconditional"):
         score_curve(model, unconditional, "guidance", [0.0, 1.0])
+
+
+def test_real_images_are_looked_at_once(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kept under the digests of data, split and net; damaged, they are computed again."""
+    kept = configuration.override(config, [f"evaluation.statistics={tmp_path / 'kept'}"])
+    first = Reference(kept, "cpu")
+    assert first.held_out is not None and len(list((tmp_path / "kept").iterdir())) == 2
+    seen: list[int] = []
+
+    def noted(*args: Any) -> Measured:
+        seen.append(args[1])
+        return measure(*args)
+
+    monkeypatch.setattr("cdrl.evaluation.statistics.measure", noted)
+    again = Reference(kept, "cpu")
+    for one, two in ((first.measured, again.measured), (first.held_out, again.held_out)):
+        assert two is not None and (one.rows == two.rows).all() and one.moments.n == two.moments.n
+        assert torch.equal(one.moments.mean, two.moments.mean)
+        assert torch.equal(one.moments.scatter, two.moments.scatter)
+    assert not seen
+    for place in (tmp_path / "kept").iterdir():
+        place.write_bytes(place.read_bytes()[:-1])
+    assert (Reference(kept, "cpu").measured.rows == first.measured.rows).all() and seen == [400]

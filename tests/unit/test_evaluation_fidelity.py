@@ -96,7 +96,7 @@ def test_measure_walks_through_every_row_and_keeps_a_spread_of_them() -> None:
     points[:, 0] = np.arange(25_000)
     seen = measure(points.__getitem__, len(points), Coordinates())
     np.testing.assert_allclose(seen.moments.covariance, np.cov(points.astype(np.float64), rowvar=False), rtol=1e-9)
-    assert (seen.rows[:, 0] == np.arange(0, 25_000, 3)).all()
+    assert (seen.few[:, 0] == np.arange(0, 25_000, 3)).all() and len(seen.rows) == 25_000
 
 
 def test_same_and_distant_sets() -> None:
