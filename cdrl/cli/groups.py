@@ -19,6 +19,7 @@ from cdrl.cli import (
     replay,
     sample,
     schedule,
+    track,
     train,
 )
 
@@ -34,6 +35,7 @@ def attach(app: typer.Typer) -> None:
     app.command()(evaluate.evaluate)
     app.command()(curve.curve)
     app.add_typer(registry.app, name="registry")
+    app.add_typer(track.app, name="track")
     app.command()(sample.sample)
     app.command()(compose.compose)
     app.command()(inpaint.inpaint)
