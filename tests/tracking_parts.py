@@ -1,9 +1,16 @@
-"""Addresses at which no MLflow server answers, and what journal and server hold of a run."""
+"""MLflow servers that are stopped and started, addresses at which none answers, and what journal and server hold."""
 
+import os
+import shutil
+import signal
 import socket
+import subprocess
+import sys
 import threading
+import time
+import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -60,3 +67,51 @@ def silent() -> Iterator[str]:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound, never listening: connections are refused
         yield f"http://127.0.0.1:{taken.getsockname()[1]}"
+
+
+class MlflowServer:
+    """`mlflow server` on one port of the loopback, with a database that outlives it.
+
+    Attributes:
+        uri: where it listens while it runs.
+    """
+
+    def __init__(self, folder: Path, database: Path) -> None:
+        shutil.copy(database, folder / "mlflow.db")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.uri, self.folder = f"http://127.0.0.1:{self.port}", folder
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Return when it answers."""
+        files = ("--artifacts-destination", str(self.folder / "files"))
+        places = ("--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db", *files)
+        address = ("--host", "127.0.0.1", "--port", str(self.port), "--workers", "1")
+        variables = os.environ | {
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # MLflow starts uvicorn by its name
+        }
+        command = [sys.executable, "-m", "mlflow", "server", *places, *address]
+        with (self.folder / "server.log").open("a") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=variables, start_new_session=True)
+        deadline_s = time.monotonic() + 240
+        while True:
+            with suppress(OSError), urllib.request.urlopen(f"{self.uri}/health", timeout=5):
+                return
+            assert time.monotonic() < deadline_s, (self.folder / "server.log").read_text()
+            time.sleep(0.3)
+
+    def send(self, number: signal.Signals) -> None:
+        """A signal to all its processes."""
+        assert self.process
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
+
+    def kill(self) -> None:
+        """End it as a power cut does."""
+        if self.process:
+            self.send(signal.SIGKILL)
+            self.process.wait(30)
+            self.process = None

@@ -5,8 +5,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from cdrl.cli.registry import RootOption
-
 if TYPE_CHECKING:
     from cdrl.tracking.sync import State
 
@@ -15,6 +13,7 @@ __all__ = ["app"]
 app = typer.Typer(help="Bring a run's journal to its MLflow server.", no_args_is_help=True)
 
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, a unique beginning of it, or its folder.")]
+RootOption = Annotated[str, typer.Option("--root", metavar="FOLDER", help="The folder of runs.")]
 
 
 @app.command()

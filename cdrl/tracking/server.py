@@ -19,12 +19,7 @@ from cdrl.errors import CdrlError, TrackingError, TrackingOutage
 
 __all__ = ["artifact_location", "check", "connect", "default_uri", "hasty", "shown", "translated"]
 
-# MLflow waits minutes for a server that restarts; a first contact shall not, nor shall who keeps a journal.
-HASTE = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER": "0",
-}
+ATTEMPTS, ANSWER = "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"
 PROBE_S = 5
 SQLITE = "sqlite:///"
 SCHEMES = ("http", "https", "postgresql", "mysql", "mssql")
@@ -96,12 +91,13 @@ def shown(uri: str) -> str:
 
 @contextmanager
 def hasty(timeout_s: int) -> Iterator[None]:
-    """Within the block MLflow waits so long for an answer, and asks twice at most.
+    """Within the block MLflow waits so long for an answer, and asks once.
 
-    It reads that from the environment of the process and nowhere else, so one thread at a time.
+    By itself it tries on for minutes; and it would make a second run where the answer to the first request was lost. It
+    reads both from the environment of the process and nowhere else, so one thread at a time.
     """
     with _ENVIRONMENT:
-        values = HASTE | {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(timeout_s)}
+        values = {ATTEMPTS: "0", ANSWER: str(timeout_s)}
         before = {name: os.environ.get(name) for name in values}
         os.environ.update(values)
         try:

@@ -87,6 +87,7 @@ def launch(
         connected(config.cluster),
         _alone(record),
     ):
+        record.tracking_uri = tracking_uri
         tracked = TrackedRun.start(
             config,
             record.run_id,
@@ -97,7 +98,6 @@ def launch(
         )
         status: Any = "FAILED"
         try:
-            record.tracking_uri = tracked.uri
             _contact(record, tracked.mlflow_run_id)
             tracked.follow(progress.say)
             if not done:
@@ -128,6 +128,7 @@ def launch(
             raise
         finally:
             tracked.close(status)
+            record.write(config.run.root)  # a contact of the last moment may have crossed with the note of the end
 
 
 def _contact(record: RunRecord, mlflow_run_id: str) -> None:

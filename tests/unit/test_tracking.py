@@ -5,7 +5,6 @@ import os
 import platform
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -190,13 +189,6 @@ def test_a_run_does_not_start_on_what_can_be_no_server(config: Config, uri: str)
     with pytest.raises(TrackingError, match=uri):
         TrackedRun.start(config, "r", manifest_digest="0" * 64, uri=uri)
     assert not Path(config.run.root, "r").exists()
-
-
-def test_two_processes_that_meet_at_an_empty_folder_make_one_database(tmp_path: Path) -> None:
-    code = "import sys; from cdrl.tracking.server import connect; connect(sys.argv[1])"
-    command = [sys.executable, "-c", code, server.default_uri(tmp_path)]
-    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    assert [(process.communicate()[1], process.returncode) for process in both] == [("", 0)] * 2
 
 
 def test_a_file_that_is_no_database_is_named_and_left_alone(tmp_path: Path) -> None:

@@ -1,8 +1,7 @@
 """The journal on disk: whole lines in the order of their times, whoever writes and whoever is killed."""
 
 import json
-import subprocess
-import sys
+import multiprocessing
 import time
 from pathlib import Path
 
@@ -59,15 +58,20 @@ def test_an_entry_begins_a_line_of_its_own_also_behind_a_torn_one(tmp_path: Path
     assert [entry["status"] for _, entry in journal.entries()] == ["RUNNING", "KILLED"]
 
 
+def write(folder: Path) -> None:
+    journal = Journal(folder)
+    for step in range(200):
+        journal.append("metrics", step=step, values={"x" * 300: 1.0})
+
+
 def test_processes_do_not_write_into_each_others_lines(tmp_path: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path; from cdrl.tracking.journal import Journal\n"
-        "journal = Journal(Path(sys.argv[1]))\n"
-        "for step in range(200): journal.append('metrics', step=step, values={'x' * 300: 1.0})"
-    )
-    writers = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)]) for _ in range(2)]
-    assert [writer.wait() for writer in writers] == [0, 0]
-    assert sorted(entry["step"] for _, entry in Journal(tmp_path).entries()) == sorted([*range(200)] * 2)
+    writers = [multiprocessing.get_context("fork").Process(target=write, args=(tmp_path,)) for _ in range(4)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+        assert writer.exitcode == 0
+    assert sorted(entry["step"] for _, entry in Journal(tmp_path).entries()) == sorted([*range(200)] * 4)
 
 
 def test_a_damaged_line_is_named(tmp_path: Path) -> None:

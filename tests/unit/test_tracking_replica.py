@@ -17,7 +17,7 @@ from cdrl.cli import main
 from cdrl.config import Config
 from cdrl.errors import TrackingError, TrackingOutage
 from cdrl.runs import RunRecord
-from cdrl.tracking import sender, server
+from cdrl.tracking import sender, server, surroundings
 from cdrl.tracking.journal import Journal
 from cdrl.tracking.run import TrackedRun
 from cdrl.tracking.sync import state, synchronise
@@ -216,7 +216,7 @@ def test_a_server_in_trouble_is_told_once_and_the_end_does_not_wait_for_it(confi
         assert time.monotonic() - began < 5
     assert len(told) == 2 and "HTTP status 500" in told[0]
     waiting = sum(state(record).pending.values())
-    assert told[1] == f"{waiting} entries of the journal wait for MLflow; `cdrl track sync {record.directory}` sends them"
+    assert told[1].startswith(f"{waiting} entries of the journal wait for MLflow; `cdrl track sync {record.directory}`")
 
 
 def cli(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -253,3 +253,18 @@ def test_the_commands(
     os.remove(record.directory / "journal.jsonl")
     assert cli(monkeypatch, "status", config.run_id, *root) == 2
     assert "has no journal" in capsys.readouterr().err
+
+
+def test_the_load_of_cards_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "nvidia-smi"
+    figures = 'echo "37, 512, 143771"; echo "[N/A], 1, 2"'
+    program.write_text(f"#!/bin/sh\ncase $1 in *=name) echo NVIDIA H200;; *) {figures};; esac\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    load = surroundings.load()
+    assert load["system/gpu_0_percent"] == 37 and load["system/gpu_0_memory_mib"] == 512
+    assert "system/gpu_1_percent" not in load and load["system/gpu_1_memory_total_mib"] == 2
+    assert 0 <= load["system/cpu_percent"] <= 100 and load["system/driver_memory_bytes"] > 1e6
+    assert surroundings.environment()["gpus"] == ["NVIDIA H200"]
+    program.write_text("#!/bin/sh\nexit 9\n")
+    assert surroundings.environment()["gpus"] == []
