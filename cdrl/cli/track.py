@@ -48,7 +48,7 @@ def sync(
     if found.num_torn_bytes:
         console.print(f"the last line was torn when its writer was killed: {found.num_torn_bytes} bytes are left out")
     for name in found.gone:
-        console.print(f"{name} is no longer in {record.directory}: not sent")
+        console.print(f"{record.directory / name} is gone or damaged: not sent")
     what = f"sent {_counts(found)}" if found.pending else "nothing to send"
     console.print(f"{what}; MLflow at {shown(found.uri)} has run {found.mlflow_run_id}, {_status(found)}")
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cdrl.errors import TrackingError
+from cdrl.errors import StorageError, TrackingError
 from cdrl.tracking.server import shown
 
 __all__ = ["Entry", "Journal"]
@@ -33,16 +33,24 @@ class Journal:
         self.directory = directory
         self._path = directory / "journal.jsonl"
         self._mutex = threading.Lock()
-        self._time_ms: int | None = None
+        self._time_ms = self._known_to = 0  # time of the last entry that this process has seen, the byte behind it
 
     def append(self, kind: str, **content: Any) -> None:
-        """Add an entry. Names and passwords within URIs are left out."""
+        """Add an entry. Names and passwords within URIs are left out.
+
+        Raises:
+            StorageError: the disk does not take it.
+            TrackingError: another process left a damaged line.
+        """
         with self._locked() as file:
-            if self._time_ms is None:
-                self._time_ms = max((entry["time"] for _, entry in self.entries()), default=0)
+            for end, entry in self.entries(self._known_to):  # those of other processes
+                self._known_to, self._time_ms = end, max(self._time_ms, entry["time"])
             self._time_ms = max(self._time_ms + 1, int(time.time() * 1000))
-            line = json.dumps(_without_secrets({"time": self._time_ms, "kind": kind, **content}))
-            file.write(line.encode() + b"\n")
+            entry = _without_secrets({"time": self._time_ms, "kind": kind, **content})
+            line = json.dumps(entry).encode() + b"\n"
+            if file.write(line) < len(line):  # what is there now is cut off by the next one
+                raise StorageError(f"cannot write {self._path}: the disk is full")
+            self._known_to += len(line)
 
     def mend(self) -> int:
         """Cut off the last line where a process was killed while it wrote it; how many bytes that was."""
@@ -84,12 +92,15 @@ class Journal:
     @contextmanager
     def _locked(self, mend: bool = True) -> Iterator[Any]:
         """The file, open for this thread of this process alone."""
-        self.directory.mkdir(parents=True, exist_ok=True)
-        with self._mutex, self._path.open("a+b", buffering=0) as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            if mend:
-                _cut(file)  # of another process that died since
-            yield file
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            with self._mutex, self._path.open("a+b", buffering=0) as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                if mend:
+                    _cut(file)  # of another process that died since
+                yield file
+        except OSError as error:
+            raise StorageError(f"cannot write {self._path}: {error.strerror}") from None
 
 
 def _cut(file: Any) -> int:

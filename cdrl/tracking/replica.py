@@ -1,6 +1,7 @@
 """The replica of a journal on an MLflow server: sends what the server does not have yet, as often as it takes."""
 
 import fcntl
+import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,7 +54,7 @@ class Replica:
         on_contact: called with the run's id when the run was made or found.
 
     Attributes:
-        gone: files that the journal names and that are no longer there; the server does without them.
+        gone: files that the journal names, and that are no longer there or damaged; the server does without them.
     """
 
     def __init__(
@@ -99,8 +100,8 @@ class Replica:
         """
         if self._is_clear(lane):
             return
-        self.journal.persist()
-        with self._alone(), server.translated(self.uri), server.hasty(ANSWER_S):
+        with server.translated(self.uri), self._alone(), server.hasty(ANSWER_S):
+            self.journal.persist()
             sent = self._sent()
             for end, batch in _batches(self._entries(lane, sent)):
                 if stop():
@@ -159,12 +160,12 @@ class Replica:
                     client.set_terminated(run, entry["status"], entry["time"])
             case "text":
                 client.log_text(run, entry["text"], entry["path"])
-            case "image" | "file" if not self._file(entry).is_file():
-                self.gone.append(entry["file"])
             case "image":
                 self._send_image(client, run, entry)
-            case "file":
+            case "file" if self._file(entry).is_file():
                 client.log_artifact(run, str(self._file(entry)), entry["folder"])
+            case "file":
+                self.gone.append(entry["file"])
 
     def _send_image(self, client: MlflowClient, run: str, entry: Entry) -> None:
         """Send a picture. MLflow would give it a second random name if it came again."""
@@ -174,8 +175,13 @@ class Replica:
             if any(path.startswith(stem) and "+compressed" in path for path in there):
                 return
             self._is_sure = True
-        with Image.open(self._file(entry)) as image:
-            client.log_image(run, image, key=entry["key"], step=entry["step"], timestamp=entry["time"])
+        try:
+            image = Image.open(io.BytesIO(self._file(entry).read_bytes()))
+            image.load()
+        except OSError:
+            self.gone.append(entry["file"])
+            return
+        client.log_image(run, image, key=entry["key"], step=entry["step"], timestamp=entry["time"])
 
     def _file(self, entry: Entry) -> Path:
         """Where an entry's file lies.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
+from mlflow import MlflowClient
 from PIL import Image
 
 import cdrl
@@ -42,6 +43,7 @@ class TrackedRun:
         self.uri = replica.uri
         self.trouble: TrackingError | None = None
         self._journal, self._replica = journal, replica
+        self._reader: MlflowClient | None = None
         self._step = self._num_torn = 0
         self._background: tuple[Watch, Sender] | None = None
         self._tell: Callable[[str], None] = lambda text: None
@@ -106,8 +108,9 @@ class TrackedRun:
         run = cls(journal, Replica(journal, record.tracking_uri, record.mlflow_run_id))
         if not run.mlflow_run_id:
             run.flush()  # the server was away so far
+        run._reader = server.connect(record.tracking_uri, create=False)
         with server.translated(record.tracking_uri):
-            server.connect(record.tracking_uri, create=False).get_run(run.mlflow_run_id)
+            run._reader.get_run(run.mlflow_run_id)
         return run
 
     @property
@@ -136,9 +139,9 @@ class TrackedRun:
 
     def history(self, name: str) -> dict[int, float]:
         """A metric by step; empty where it was never recorded. Of a step that was recorded twice, the newer value."""
-        client = server.connect(self.uri, create=False)
+        self._reader = self._reader or server.connect(self.uri, create=False)
         with server.translated(self.uri):
-            found = client.get_metric_history(self.mlflow_run_id, name)
+            found = self._reader.get_metric_history(self.mlflow_run_id, name)
         return {metric.step: metric.value for metric in sorted(found, key=lambda metric: metric.timestamp)}
 
     def log_image(self, key: str, image: Image.Image, step: int) -> None:

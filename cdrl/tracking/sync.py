@@ -25,7 +25,7 @@ class State:
         is_driven: whether a process is training the run now.
         pending: entries that the server does not have, by kind.
         num_torn_bytes: cut off from the journal's end, where a process was killed while it wrote.
-        gone: files that could not be sent because they are no longer there.
+        gone: files that could not be sent because they are no longer there or damaged.
     """
 
     uri: str

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cdrl.errors import TrackingError
+from cdrl.errors import StorageError, TrackingError
 from cdrl.tracking.journal import Journal
 
 
@@ -71,7 +71,10 @@ def test_processes_do_not_write_into_each_others_lines(tmp_path: Path) -> None:
     for writer in writers:
         writer.join()
         assert writer.exitcode == 0
-    assert sorted(entry["step"] for _, entry in Journal(tmp_path).entries()) == sorted([*range(200)] * 4)
+    found = [entry for _, entry in Journal(tmp_path).entries()]
+    assert sorted(entry["step"] for entry in found) == sorted([*range(200)] * 4)
+    times = [entry["time"] for entry in found]
+    assert all(before < after for before, after in zip(times, times[1:], strict=False))
 
 
 def test_a_damaged_line_is_named(tmp_path: Path) -> None:
@@ -91,3 +94,9 @@ def test_no_password_gets_in(tmp_path: Path) -> None:
     journal.append("start", params={"tracking.uri": where}, tags=[where, 1.0, None])
     text = (tmp_path / "journal.jsonl").read_text()
     assert "s3cret" not in text and text.count("http://***@host/x") == 3 and "mail: ada@host" in text
+
+
+def test_a_disk_that_takes_nothing_is_named(tmp_path: Path) -> None:
+    (tmp_path / "journal.jsonl").mkdir()
+    with pytest.raises(StorageError, match="cannot write .*journal.jsonl: Is a directory"):
+        Journal(tmp_path).append("status", status="RUNNING")

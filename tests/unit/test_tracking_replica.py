@@ -147,15 +147,33 @@ def test_a_driver_that_died_leaves_no_running_run(config: Config, client: Mlflow
     assert at_server(client, run.mlflow_run_id) == in_journal(record.directory)
 
 
-def test_a_file_that_is_gone_is_told_and_holds_nothing_up(config: Config, client: MlflowClient) -> None:
+@pytest.mark.parametrize("left", [None, b"", b"\x89PNG\r\n\x1a\n"])
+def test_a_picture_that_is_gone_or_damaged_is_told_and_holds_nothing_up(
+    config: Config, client: MlflowClient, left: bytes | None
+) -> None:
     with silent() as uri:
         run, record = started(config, uri)
         trained_with_trouble(run)
-    (record.directory / "samples" / "00000000.png").unlink()
+    picture = record.directory / "samples" / "00000000.png"
+    picture.unlink()
+    if left is not None:
+        picture.write_bytes(left)
     found = synchronise(record, server.default_uri(config.run.root))
     assert found.gone == ("samples/00000000.png",)
     kept = {artifact.path for artifact in client.list_artifacts(found.mlflow_run_id)}
     assert kept >= {"run.json", "config.yaml", "environment.json"}
+
+
+def test_a_run_from_before_there_were_journals_is_taken_up(config: Config, client: MlflowClient) -> None:
+    run, record = started(config)
+    for name in ("journal.jsonl", "sent.json"):
+        (record.directory / name).unlink()
+    other = configuration.load("toy", [f"run.root={config.run.root}", "cluster.num_workers=2"])
+    again = TrackedRun.start(other, config.run_id, manifest_digest="ab" * 32, mlflow_run_id=run.mlflow_run_id)
+    trained(again)
+    again.close()
+    assert again.trouble is None and again.mlflow_run_id == run.mlflow_run_id
+    assert at_server(client, run.mlflow_run_id) == in_journal(record.directory)
 
 
 def test_a_journal_cannot_send_a_file_from_elsewhere(config: Config, tmp_path: Path) -> None:
