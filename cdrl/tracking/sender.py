@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from cdrl.errors import CdrlError, TrackingError, TrackingOutage
 from cdrl.tracking import surroundings
@@ -31,7 +32,7 @@ class Sender:
         self._replica, self._tell = replica, tell
         self._lanes = list(LANES)
         self._away = isinstance(trouble, TrackingOutage)
-        self._refused = trouble if trouble and not self._away else None
+        self._told = "" if self._away else str(trouble or "")
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
         self._thread.start()
@@ -60,12 +61,12 @@ class Sender:
                     raise
                 except CdrlError as error:
                     self._lanes.remove(lane)
-                    if str(error) != str(self._refused):
+                    if str(error) != self._told:
                         self._tell(f"{error}; training goes on, the journal keeps everything")
-                    self._refused = error if isinstance(error, TrackingError) else None
-            if self._away:
+                    self._told = str(error)
+            if self._away and not stop():
                 self._tell(f"MLflow at {shown(self._replica.uri)} answers again")
-            self._away = False
+                self._away = False
         except TrackingOutage as error:
             if not self._away:
                 self._tell(f"{error}; training goes on, the journal keeps everything")
@@ -95,4 +96,5 @@ class Watch:
         is_over = False
         while not is_over:
             is_over = self._ended.wait(LOAD_EVERY_S)
-            self._journal.append("metrics", step=self._step(), values=surroundings.load())
+            with suppress(CdrlError):  # the run meets the same and tells it
+                self._journal.append("metrics", step=self._step(), values=surroundings.load())
