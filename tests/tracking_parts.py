@@ -85,7 +85,9 @@ class MlflowServer:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Return when it answers."""
+        """Return when it answers; nothing happens where it runs."""
+        if self.process:
+            return
         files = ("--artifacts-destination", str(self.folder / "files"))
         places = ("--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db", *files)
         address = ("--host", "127.0.0.1", "--port", str(self.port), "--workers", "1")

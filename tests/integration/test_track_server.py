@@ -32,7 +32,7 @@ FROZEN_AT, KILLED_AT = 20, 60
 
 @pytest.fixture(scope="module")
 def mlflow_server(tmp_path_factory: pytest.TempPathFactory, _empty_tracking: Path) -> Iterator[MlflowServer]:
-    """A server that is down; the tests below start it and stop it, one after the other."""
+    """A server that is down; the tests below start and stop it."""
     made = MlflowServer(tmp_path_factory.mktemp("server"), _empty_tracking)
     yield made
     made.kill()
@@ -77,6 +77,7 @@ def test_a_server_that_is_down_at_the_start_and_frozen_later(
     mlflow_server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sender, "LONGEST_PAUSE_S", 2.0)
+    mlflow_server.kill()
     config, told, contacts = tiny_config(f"run.root={tmp_path}"), list[str](), list[str]()
     run = TrackedRun.start(
         config, "tiny", manifest_digest="ab" * 32, uri=mlflow_server.uri, on_contact=contacts.append
@@ -108,6 +109,7 @@ def test_a_server_that_is_down_at_the_start_and_frozen_later(
 
 @pytest.mark.parametrize("path", ["runs/create", "runs/log-batch", "mlflow-artifacts", "runs/update", "runs/set-tag"])
 def test_answers_that_are_lost_change_nothing(mlflow_server: MlflowServer, tmp_path: Path, path: str) -> None:
+    mlflow_server.start()
     client = MlflowClient(mlflow_server.uri)
     with FaultProxy(mlflow_server.uri) as proxy:
         proxy.add(key=path, method="POST|PUT", lost=True, times=2)
@@ -133,6 +135,7 @@ def test_answers_that_are_lost_change_nothing(mlflow_server: MlflowServer, tmp_p
 def test_a_training_loses_no_step_to_a_server_that_freezes_and_dies(
     mlflow_server: MlflowServer, tmp_path: Path
 ) -> None:
+    mlflow_server.start()
     prepare("digits", str(tmp_path / "digits"), Options(limit=60, holdout=0))
     places = (f"data.uri={tmp_path / 'digits'}", f"run.root={tmp_path / 'runs'}", "run.name=tiny")
     often = (f"training.num_updates={NUM_UPDATES}", "run.log_every=1", f"tracking.uri={mlflow_server.uri}")
