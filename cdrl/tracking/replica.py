@@ -5,7 +5,6 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlencode
 
 from mlflow import MlflowClient
@@ -17,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from cdrl import storage
 from cdrl.errors import TrackingError
 from cdrl.tracking import server
+from cdrl.tracking.batches import MAX_METRICS, batches
 from cdrl.tracking.journal import Entry, Journal
 
 __all__ = ["LANES", "Replica"]
@@ -25,7 +25,7 @@ LANES = {
     "records": ("start", "tags", "note", "status", "metrics"),
     "files": ("text", "image", "file"),  # go another way: a full file store holds up no metric
 }
-MAX_PARAMS, MAX_METRICS = 100, 1000  # MLflow takes no more in a request
+MAX_PARAMS = 100  # MLflow takes no more in a request
 ANSWER_S = 15  # how long a request may take
 KEY = "cdrl.journal"  # the tag by which a run is found again
 
@@ -103,7 +103,7 @@ class Replica:
         with server.translated(self.uri), self._alone(), server.hasty(ANSWER_S):
             self.journal.persist()
             sent = self._sent()
-            for end, batch in _batches(self._entries(lane, sent)):
+            for end, batch in batches(self._entries(lane, sent)):
                 if stop():
                     return
                 try:
@@ -226,31 +226,6 @@ class Replica:
         with (self.journal.directory / ".sender").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
-
-
-def _batches(entries: Iterator[tuple[int, Entry]]) -> Iterator[tuple[int, list[Entry]]]:
-    """Entries that go together, and the byte behind them: metrics of many steps, one file that was noted repeatedly."""
-    batch: list[Entry] = []
-    end = size = 0
-    for at, entry in entries:
-        same = batch and _together(batch[-1]) == _together(entry) is not None
-        if batch and (not same or size >= MAX_METRICS):
-            yield end, batch
-            batch, size = [], 0
-        batch.append(entry)
-        end, size = at, size + len(entry.get("values", ()))
-    if batch:
-        yield end, batch
-
-
-def _together(entry: Entry) -> Any:
-    """Entries with the same one are sent as one; None = never."""
-    match entry["kind"]:
-        case "metrics":
-            return "metrics"
-        case "file":
-            return entry["file"], entry["folder"]
-    return None
 
 
 def _experiment(client: MlflowClient, name: str, uri: str) -> str:

@@ -104,7 +104,8 @@ class TrackedRun:
         Raises:
             TrackingError: the server cannot be reached or does not have the run.
         """
-        journal = Journal(record.directory)
+        is_placed = record.directory != Path()  # written or read
+        journal = Journal(record.directory if is_placed else Path(record.config.run.root) / record.run_id)
         run = cls(journal, Replica(journal, record.tracking_uri, record.mlflow_run_id))
         if not run.mlflow_run_id:
             run.flush()  # the server was away so far
