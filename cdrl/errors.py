@@ -13,6 +13,7 @@ __all__ = [
     "RegistryError",
     "StorageError",
     "TrackingError",
+    "TrackingOutage",
 ]
 
 
@@ -36,6 +37,12 @@ class StorageError(CdrlError):
 
 class TrackingError(CdrlError):
     """The tracking server cannot be reached or refuses the request."""
+
+
+class TrackingOutage(TrackingError):
+    """The tracking server does not answer, or not as it should: a later try may succeed."""
+
+    exit_code = 1
 
 
 class RegistryError(CdrlError):

@@ -21,6 +21,7 @@ from cdrl.cli import (
     sample,
     schedule,
     serve,
+    track,
     train,
 )
 
@@ -38,6 +39,7 @@ def attach(app: typer.Typer) -> None:
     app.command()(curve.curve)
     app.add_typer(registry.app, name="registry")
     app.command()(serve.serve)
+    app.add_typer(track.app, name="track")
     app.command()(sample.sample)
     app.command()(compose.compose)
     app.command()(inpaint.inpaint)

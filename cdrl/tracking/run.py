@@ -1,45 +1,52 @@
-"""One run's journal in MLflow: parameters once, metrics by step, pictures by step, files."""
+"""One run, tracked: everything goes to its journal on disk, and from there to MLflow when that takes it."""
 
 import json
-import subprocess
-import time
-from collections.abc import Iterator, Mapping, Sequence
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlencode
 
-import mlflow.exceptions
 import yaml
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
 from PIL import Image
 
 import cdrl
+from cdrl import storage
 from cdrl.config import Config
 from cdrl.errors import TrackingError
+from cdrl.pictures import png_bytes
 from cdrl.runs import RunRecord
-from cdrl.tracking import server
+from cdrl.tracking import server, surroundings
+from cdrl.tracking.journal import Journal
+from cdrl.tracking.replica import LANES, Replica
+from cdrl.tracking.sender import Sender, Watch
 
 __all__ = ["TrackedRun", "flatten"]
 
-MAX_PARAM_CHARACTERS = 6000  # MLflow's limits
-MAX_PARAMS, MAX_METRICS = 100, 1000
-MAX_WAIT_S = 5.0  # a metric reaches the server at most this long after the next one was logged
+MAX_PARAM_CHARACTERS = 6000  # MLflow's limit
+KEPT = "kept"  # in the run's folder: files from elsewhere
 
 
 class TrackedRun:
-    """An open run on a tracking server. Made by `start` or `attach`; nothing of it is global.
+    """An open run. Made by `start` or `attach`; nothing of it is global.
+
+    What is recorded stands in the journal when a call returns. The server gets it in the background after `follow`;
+    before, metrics with `flush` and `close` and everything else at once, and these raise what the server says.
 
     Attributes:
         uri: the tracking URI.
-        mlflow_run_id: the run's id there, by which a resumed process finds it again.
+        trouble: why the first contact failed.
     """
 
-    def __init__(self, client: MlflowClient, uri: str, mlflow_run_id: str) -> None:
-        self.uri, self.mlflow_run_id = uri, mlflow_run_id
-        self._client = client
-        self._metrics: list[Metric] = []
-        self._flushed_s = time.monotonic()
+    def __init__(self, journal: Journal, replica: Replica) -> None:
+        self.uri = replica.uri
+        self.trouble: TrackingError | None = None
+        self._journal, self._replica = journal, replica
+        self._reader: MlflowClient | None = None
+        self._step = self._num_torn = 0
+        self._background: tuple[Watch, Sender] | None = None
+        self._tell: Callable[[str], None] = lambda text: None
 
     @classmethod
     def start(
@@ -50,33 +57,45 @@ class TrackedRun:
         manifest_digest: str,
         uri: str | None = None,
         mlflow_run_id: str | None = None,
+        on_contact: Callable[[str], None] | None = None,
     ) -> "TrackedRun":
-        """Begin a run named `run_id`, or with `mlflow_run_id` take up that one again and set it RUNNING.
+        """Begin a run named `run_id`, or take it up again where its folder has a journal, and set it RUNNING.
 
-        Parameters are logged when the run is made; a resumed run gets fresh tags and a fresh config.yaml.
-        `uri` defaults to `config.tracking.uri`, then to SQLite under `config.run.root`.
+        Parameters are recorded once; a resumed run gets fresh tags and a fresh config.yaml. An attempt that died
+        without an end is KILLED. That the server is away is no error: see `trouble`.
+
+        Args:
+            uri: default: `config.tracking.uri`, then SQLite under `config.run.root`.
+            mlflow_run_id: the run at the server, where the journal does not know it.
+            on_contact: called with the run's id there, perhaps by another thread, when it is made later than now.
 
         Raises:
-            TrackingError: the server cannot be reached, the run is not there, or a parameter is too long to be stored.
+            TrackingError: the URI is none, or a parameter is too long to be stored.
         """
         uri = uri or config.tracking.uri or server.default_uri(config.run.root)
-        params = [Param(name, value) for name, value in flatten(config).items()]
-        tags = _tags(config, run_id, manifest_digest)
-        client = server.connect(uri)
-        with server.translated(uri):
-            if mlflow_run_id is None:
-                experiment = _experiment(client, config.tracking.experiment, uri)
-                mlflow_run_id = client.create_run(experiment, run_name=run_id).info.run_id
-                for part in _parts(params, MAX_PARAMS):
-                    client.log_batch(mlflow_run_id, params=part)
-            else:
-                client.update_run(mlflow_run_id, status="RUNNING")
-            client.log_batch(mlflow_run_id, tags=[RunTag(name, value) for name, value in tags.items()])
-            text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-            client.log_text(mlflow_run_id, text, "config.yaml")
-            digests = {name: value for name, value in tags.items() if name.endswith("digest")}
-            client.log_dict(mlflow_run_id, digests, "digests.json")
-        return cls(client, uri, mlflow_run_id)
+        params, tags = flatten(config), _tags(config, run_id, manifest_digest)
+        server.check(uri)
+        journal = Journal(Path(config.run.root) / run_id)
+        run = cls(journal, Replica(journal, uri, mlflow_run_id or "", on_contact))
+        run._num_torn = journal.mend()
+        status = journal.last("status")
+        if status is None and journal.last("start") is None and not mlflow_run_id:
+            names = {"run": run_id, "experiment": config.tracking.experiment, "key": uuid.uuid4().hex}
+            journal.append("start", **names, params=params)
+        elif status and status["status"] == "RUNNING":
+            journal.append("status", status="KILLED")
+        journal.append("status", status="RUNNING")
+        journal.append("tags", values=tags)
+        digests = {name: value for name, value in tags.items() if name.endswith("digest")}
+        for name, content in (("digests", digests), ("environment", surroundings.environment())):
+            journal.append("text", path=f"{name}.json", text=json.dumps(content, indent=2))
+        text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+        journal.append("text", path="config.yaml", text=text)
+        try:
+            run.flush()
+        except TrackingError as error:
+            run.trouble = error
+        return run
 
     @classmethod
     def attach(cls, record: RunRecord) -> "TrackedRun":
@@ -85,62 +104,111 @@ class TrackedRun:
         Raises:
             TrackingError: the server cannot be reached or does not have the run.
         """
-        client = server.connect(record.tracking_uri, create=False)
+        is_placed = record.directory != Path()  # written or read
+        journal = Journal(record.directory if is_placed else Path(record.config.run.root) / record.run_id)
+        run = cls(journal, Replica(journal, record.tracking_uri, record.mlflow_run_id))
+        if not run.mlflow_run_id:
+            run.flush()  # the server was away so far
+        run._reader = server.connect(record.tracking_uri, create=False)
         with server.translated(record.tracking_uri):
-            client.get_run(record.mlflow_run_id)
-        return cls(client, record.tracking_uri, record.mlflow_run_id)
+            run._reader.get_run(run.mlflow_run_id)
+        return run
+
+    @property
+    def mlflow_run_id(self) -> str:
+        """The run's id at the server, by which a resumed process finds it again; "" before the first contact."""
+        return self._replica.mlflow_run_id
+
+    def follow(self, tell: Callable[[str], None]) -> None:
+        """Send from now on in the background, and note how busy the machine is; `close` ends it.
+
+        Args:
+            tell: gets a line when the server goes, comes back or refuses something.
+        """
+        self._tell = tell
+        if self._num_torn:
+            tell(f"the journal's last line was torn when its writer was killed: {self._num_torn} bytes are left out")
+        if self.trouble:
+            tell(f"{self.trouble}; training goes on, the journal keeps everything")
+        watch = Watch(self._journal, lambda: self._step)
+        self._background = watch, Sender(self._replica, tell, self.trouble)
 
     def log_metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Record numbers of one step. They travel in batches: see `flush`."""
-        now_ms = int(time.time() * 1000)
-        self._metrics += [Metric(name, float(value), now_ms, step) for name, value in values.items()]
-        if len(self._metrics) >= MAX_METRICS or time.monotonic() - self._flushed_s > MAX_WAIT_S:
-            self.flush()
+        """Record numbers of one step."""
+        self._step = step
+        self._journal.append("metrics", step=step, values={name: float(value) for name, value in values.items()})
 
     def history(self, name: str) -> dict[int, float]:
         """A metric by step; empty where it was never recorded. Of a step that was recorded twice, the newer value."""
+        self._reader = self._reader or server.connect(self.uri, create=False)
         with server.translated(self.uri):
-            found = self._client.get_metric_history(self.mlflow_run_id, name)
+            found = self._reader.get_metric_history(self.mlflow_run_id, name)
         return {metric.step: metric.value for metric in sorted(found, key=lambda metric: metric.timestamp)}
 
-    def flush(self) -> None:
-        """Send the waiting metrics. On an error they stay and the next call tries again.
-
-        Raises:
-            TrackingError: the server did not take them.
-        """
-        with server.translated(self.uri):
-            for part in _parts(tuple(self._metrics), MAX_METRICS):
-                self._client.log_batch(self.mlflow_run_id, metrics=part)
-                del self._metrics[: len(part)]
-        self._flushed_s = time.monotonic()
-
     def log_image(self, key: str, image: Image.Image, step: int) -> None:
-        """Record a picture of one step: the same key at several steps makes a slider in the MLflow UI."""
-        with server.translated(self.uri):
-            self._client.log_image(self.mlflow_run_id, image, key=key, step=step)
+        """Keep a picture of one step as `KEY/STEP.png` in the run's folder; in MLflow's UI the key gets a slider."""
+        name = f"{key}/{step:08d}.png"
+        storage.write_bytes(str(self._journal.directory / name), png_bytes(image))
+        self._journal.append("image", key=key, step=step, file=name)
+        self._recorded()
 
     def log_artifact(self, path: str | Path, folder: str | None = None) -> None:
         """Keep a file (or a directory's files) with the run, under `folder`."""
-        store = self._client.log_artifacts if Path(path).is_dir() else self._client.log_artifact
-        with server.translated(self.uri):
-            store(self.mlflow_run_id, str(path), folder)
+        path = Path(path)
+        for file in sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]:
+            parts = [*([folder] if folder else []), *(file.relative_to(path).parts[:-1] if path.is_dir() else ())]
+            self._journal.append("file", file=self._name(file, parts), folder="/".join(parts) or None)
+        self._recorded()
 
     def describe(self, markdown: str, picture: str) -> None:
         """Show a text, and below it a picture among the run's artifacts, on the run's first page in the MLflow UI."""
-        link = urlencode({"path": picture, "run_uuid": self.mlflow_run_id})
-        self.set_tag("mlflow.note.content", f"{markdown}\n\n![{picture}](get-artifact?{link})")
+        self._journal.append("note", markdown=markdown, picture=picture)
+        self._recorded()
 
     def set_tag(self, name: str, value: str) -> None:
         """Mark the run."""
-        with server.translated(self.uri):
-            self._client.set_tag(self.mlflow_run_id, name, value)
+        self._journal.append("tags", values={name: value})
+        self._recorded()
+
+    def flush(self) -> None:
+        """Send what the server does not have.
+
+        Raises:
+            TrackingError: the server did not take it; it stays in the journal.
+        """
+        for lane in LANES:
+            self._replica.send(lane)
 
     def close(self, status: Literal["FINISHED", "KILLED", "FAILED"] = "FINISHED") -> None:
-        """Send what waits and end the run: KILLED is an interrupted one that may be resumed."""
-        self.flush()
-        with server.translated(self.uri):
-            self._client.set_terminated(self.mlflow_run_id, status)
+        """End the run: KILLED is an interrupted one that may be resumed. Then send what waits, if the server is there.
+
+        Raises:
+            TrackingError: as `flush`, but not after `follow`.
+        """
+        if self._background is None:
+            self._journal.append("status", status=status)
+            self.flush()
+            return
+        watch, sender = self._background
+        self._background = None
+        watch.end()
+        self._journal.append("status", status=status)
+        if waiting := sender.end():
+            where = self._journal.directory
+            self._tell(f"{waiting} entries of the journal wait for MLflow; `cdrl track sync {where}` sends them")
+
+    def _recorded(self) -> None:
+        if self._background is None:
+            self.flush()
+
+    def _name(self, file: Path, parts: list[str]) -> str:
+        """A file's place relative to the run's folder, into which it is copied from elsewhere."""
+        here = self._journal.directory.resolve()
+        if not file.resolve().is_relative_to(here):
+            copy = here.joinpath(KEPT, *parts, file.name)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            file = Path(shutil.copyfile(file, copy))
+        return file.resolve().relative_to(here).as_posix()
 
 
 def flatten(config: Config) -> dict[str, str]:
@@ -174,32 +242,5 @@ def _tags(config: Config, run_id: str, manifest_digest: str) -> dict[str, str]:
         "cdrl.manifest_digest": manifest_digest,
         "mlflow.source.name": "cdrl train",
     }
-    commit = _git_commit()
+    commit = surroundings.git_commit()
     return tags if commit is None else {**tags, "mlflow.source.git.commit": commit}
-
-
-def _git_commit() -> str | None:
-    """The checkout's commit, `-dirty` with uncommitted changes; None where the package is installed without one."""
-    git = ["git", "-C", str(Path(cdrl.__file__).parent)]
-    try:
-        ours = subprocess.run([*git, "ls-files", "--error-unmatch", "__init__.py"], capture_output=True).returncode == 0
-        describe = [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-        return subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip() if ours else None
-    except (OSError, subprocess.CalledProcessError):  # no git on this machine, or a checkout that git refuses to read
-        return None
-
-
-def _experiment(client: MlflowClient, name: str, uri: str) -> str:
-    if (experiment := client.get_experiment_by_name(name)) is not None:
-        return experiment.experiment_id
-    try:
-        return client.create_experiment(name, artifact_location=server.artifact_location(uri))
-    except mlflow.exceptions.MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another run of this moment may have been first
-            raise
-        return client.get_experiment_by_name(name).experiment_id
-
-
-def _parts(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]

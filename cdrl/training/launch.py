@@ -17,7 +17,7 @@ from cdrl.data import Dataset, Manifest
 from cdrl.errors import CdrlError, ConfigError
 from cdrl.method.pairs import groups_of_levels
 from cdrl.plots import schedule_plot
-from cdrl.runs import RunRecord, absolute
+from cdrl.runs import RunRecord, absolute, best_of
 from cdrl.session import connected
 from cdrl.tracking import server
 from cdrl.tracking.run import TrackedRun
@@ -78,25 +78,28 @@ def launch(
     if config.cluster.address is None or storage.is_local(config.data.uri):
         # a damaged shard is told here, before anything starts; elsewhere by the workers
         Dataset.of(config.data, tell=partial(console.print, highlight=False, markup=False))
-    tracking_uri = record.tracking_uri or config.tracking.uri or server.default_uri(config.run.root)
-    server.connect(tracking_uri)  # and a dead server
+    known_at = record.tracking_uri if record.mlflow_run_id else None  # a server that never answered binds no run
+    tracking_uri = known_at or config.tracking.uri or server.default_uri(config.run.root)
+    server.check(tracking_uri)
     images_per_update = config.training.batch_size * len(grid.ranks)
     with (
         TrainingProgress(console, config.training.num_updates, images_per_update, done) as progress,
         connected(config.cluster),
         _alone(record),
     ):
+        record.tracking_uri = tracking_uri
         tracked = TrackedRun.start(
             config,
             record.run_id,
             manifest_digest=manifest.digest,
             uri=tracking_uri,
             mlflow_run_id=record.mlflow_run_id or None,
+            on_contact=partial(_contact, record),
         )
         status: Any = "FAILED"
         try:
-            record.tracking_uri, record.mlflow_run_id = tracked.uri, tracked.mlflow_run_id
-            record.write(config.run.root)
+            _contact(record, tracked.mlflow_run_id)
+            tracked.follow(progress.say)
             if not done:
                 tracked.log_image("schedule", schedule_plot(build_schedule(config.schedule)), 0)
             resumed = f", resumed at {done}" if done else ""
@@ -109,7 +112,11 @@ def launch(
                 raise
             finally:
                 listener.close()
-            step = max((card.step for card in record.checkpoints().values()), default=0)
+            cards = record.checkpoints()
+            step = max((card.step for card in cards.values()), default=0)
+            if cards:
+                weights = best_of(cards) or list(cards)[-1]
+                tracked.set_tag("cdrl.weights", f"{weights} sha256:{cards[weights].files.get('model.json', '')}")
             complete = step >= config.training.num_updates
             if complete:
                 record.finished = True
@@ -121,6 +128,12 @@ def launch(
             raise
         finally:
             tracked.close(status)
+            record.write(config.run.root)  # a contact of the last moment may have crossed with the note of the end
+
+
+def _contact(record: RunRecord, mlflow_run_id: str) -> None:
+    record.mlflow_run_id = mlflow_run_id
+    record.write(record.config.run.root)
 
 
 def check_data(config: Config, manifest: Manifest) -> None:

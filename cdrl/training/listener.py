@@ -1,17 +1,16 @@
-"""What the workers report, carried to the tracking server, the run's folder and the eye."""
+"""What the workers report, carried to the run's journal, its folder and the eye."""
 
 import io
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
 from cdrl import storage
-from cdrl.errors import TrackingError
 from cdrl.tracking.run import TrackedRun
+from cdrl.tracking.server import shown
 from cdrl.training.board import Notice
 from cdrl.training.progress import TrainingProgress
 from cdrl.training.rescue import Rescue, events_markdown
@@ -21,7 +20,7 @@ __all__ = ["Listener"]
 
 
 class Listener:
-    """Carries notices from the board to the tracking server, the run's folder and the display.
+    """Carries notices from the board to the run's journal, its folder and the display.
 
     Attributes:
         waited_s: seconds that workers spent waiting for the storage, all together.
@@ -30,20 +29,16 @@ class Listener:
     def __init__(self, tracked: TrackedRun, progress: TrainingProgress, directory: Path) -> None:
         self.tracked, self.progress, self.directory = tracked, progress, directory
         self.waited_s = 0.0
-        self._is_deaf = False  # the tracking server does not answer
 
     def take(self, notices: list[Notice]) -> None:
-        """Handle notices in their order; metrics have reached the tracking server when this returns.
-
-        A server that does not answer holds nothing up: metrics wait here, pictures stay in the run's folder.
-        """
+        """Handle notices in their order; all stand in the journal when this returns."""
         for notice in notices:
             if notice.kind == "metrics":
                 self.progress.show(notice.step, notice.content)
                 speed = {"images_per_s": self.progress.images_per_s} if self.progress.images_per_s else {}
-                self._track(self.tracked.log_metrics, notice.content | speed, notice.step)
+                self.tracked.log_metrics(notice.content | speed, notice.step)
             elif notice.kind == "saving":
-                self._track(self.tracked.log_metrics, notice.content, notice.step)
+                self.tracked.log_metrics(notice.content, notice.step)
             elif notice.kind == "event":
                 self.event(notice.content["text"], notice.step)
             elif notice.kind == "rescue":
@@ -53,37 +48,23 @@ class Listener:
                 self.progress.say(notice.content["text"])
             elif notice.kind == "picture":
                 for name, png in notice.content.items():
-                    storage.write_bytes(str(self.directory / name / f"{notice.step:08d}.png"), png)
-                    self._track(self.tracked.log_image, name, Image.open(io.BytesIO(png)), notice.step)
+                    self.tracked.log_image(name, Image.open(io.BytesIO(png)), notice.step)
             else:
                 scored = notice.content["score"]
                 told = "" if scored is None else f", quick score {scored:.3g}"
                 known = {"checkpoint_write_s": notice.content["write_s"]}
                 known |= {} if scored is None else {"quick_score": scored}
-                self._track(self.tracked.log_metrics, known, notice.step)
+                self.tracked.log_metrics(known, notice.step)
                 self.progress.say(f"checkpoint at {notice.step}{told}")
-        if self._track(self.tracked.flush):
-            self._is_deaf = False
-
-    def _track(self, call: Callable[..., None], *arguments: Any) -> bool:
-        """Tell the tracking server; that it does not answer is said once. Whether it did."""
-        try:
-            call(*arguments)
-        except TrackingError as error:
-            if not self._is_deaf:
-                self._is_deaf = True
-                self.progress.say(f"{error}; training goes on, metrics wait")
-            return False
-        return True
 
     def event(self, text: str, step: int | None = None) -> None:
         """Say and keep what happened to the run: `events.jsonl` in its folder and with the tracking server."""
         self.progress.say(text)
         path = self.directory / "events.jsonl"
-        line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "step": step, "event": text}
+        line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "step": step, "event": shown(text)}
         with path.open("a") as file:
             file.write(json.dumps(line) + "\n")
-        self._track(self.tracked.log_artifact, path)
+        self.tracked.log_artifact(path)
 
     def _rescue(self, rescues: Sequence[Rescue]) -> None:
         """Tell of those that have not been told yet: a driver before this one may have died too soon."""
@@ -94,8 +75,8 @@ class Listener:
         for each in rescues[len(told.splitlines()) - len(events_markdown(()).splitlines()) :]:
             self.event(each.line, each.step)
         storage.write_bytes(str(path), table.encode())
-        self._track(self.tracked.log_artifact, path)
-        self._track(self.tracked.log_image, "rescues", story_plot(rescues, rescues[-1].step), rescues[-1].step)
+        self.tracked.log_artifact(path)
+        self.tracked.log_image("rescues", story_plot(rescues, rescues[-1].step), rescues[-1].step)
 
     def close(self) -> None:
         """Say what waiting has cost."""

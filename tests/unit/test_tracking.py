@@ -2,13 +2,13 @@
 
 import json
 import os
+import platform
 import re
-import socket
-import threading
+import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from importlib import metadata
 from pathlib import Path
 
 import mlflow
@@ -16,12 +16,14 @@ import pytest
 import yaml
 from PIL import Image
 
+import cdrl
 from cdrl import config as configuration
 from cdrl.config import Config
-from cdrl.errors import TrackingError
+from cdrl.errors import TrackingError, TrackingOutage
 from cdrl.runs import RunRecord
 from cdrl.tracking import server
 from cdrl.tracking.run import TrackedRun, flatten
+from tests.tracking_parts import answering, silent
 
 
 @pytest.fixture
@@ -57,6 +59,16 @@ def test_metrics_keep_value_and_step_in_order(config: Config, client: mlflow.Mlf
     run.flush()
     history = client.get_metric_history(run.mlflow_run_id, "loss/energy")
     assert [(m.step, m.value) for m in history] == [(step, 1 / (step + 1)) for step in range(1500)]
+
+
+def test_a_run_holds_what_it_ran_on(config: Config, client: mlflow.MlflowClient) -> None:
+    text = client.download_artifacts(start(config).mlflow_run_id, "environment.json")
+    found = json.loads(Path(text).read_text())
+    assert found["python"] == platform.python_version() and found["torch"] == metadata.version("torch")
+    assert found["cdrl"] == cdrl.__version__ and found["cpus"] >= 1 and isinstance(found["gpus"], list)
+    head = ["git", "-C", str(Path(cdrl.__file__).parent), "rev-parse", "HEAD"]
+    commit = subprocess.run(head, capture_output=True, text=True).stdout.strip()
+    assert (found["git"] or "").removesuffix("-dirty") == commit
 
 
 def test_metrics_wait_for_company_and_closing_sends_them(config: Config, client: mlflow.MlflowClient) -> None:
@@ -100,6 +112,7 @@ def test_scores_join_a_finished_run_without_reopening_it(config: Config, client:
     attached.flush()
     ended = client.get_run(run.mlflow_run_id)
     assert ended.data.metrics == {"frechet": 0.5} and ended.info.status == "FINISHED"
+    assert not Path("journal.jsonl").exists()  # a record that was never written belongs to its root all the same
     with pytest.raises(TrackingError, match="feedbeef.*not found"):
         TrackedRun.attach(record.model_copy(update={"mlflow_run_id": "feedbeef" * 4}))
 
@@ -127,9 +140,12 @@ def test_a_value_too_long_for_mlflow_is_refused_not_cut(config: Config, client: 
     assert client.get_experiment_by_name("cdrl") is None
 
 
-def test_an_unknown_run_is_refused(config: Config) -> None:
+def test_a_run_that_the_server_does_not_know_is_told_and_the_journal_goes_on(config: Config) -> None:
+    run = start(config, "feedbeef" * 4)
+    run.log_metrics({"loss": 1.0}, 1)
+    assert re.search("feedbeef.*not found", str(run.trouble)) and not isinstance(run.trouble, TrackingOutage)
     with pytest.raises(TrackingError, match="feedbeef.*not found"):
-        start(config, "feedbeef" * 4)
+        run.flush()
 
 
 def test_a_metric_that_mlflow_refuses_is_an_error_and_is_not_forgotten(config: Config) -> None:
@@ -140,60 +156,26 @@ def test_a_metric_that_mlflow_refuses_is_an_error_and_is_not_forgotten(config: C
             run.flush()
 
 
-@contextmanager
-def answering(status: int, body: bytes, kind: str) -> Iterator[str]:
-    """A web server on the loopback that gives every request the same answer."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def respond(self) -> None:
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        do_GET = do_POST = respond
-
-        def log_message(self, *_: object) -> None: ...
-
-    web = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=web.serve_forever, args=(0.05,))
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{web.server_port}"
-    finally:
-        web.shutdown()
-        web.server_close()
-        thread.join()
-
-
-@contextmanager
-def silent() -> Iterator[str]:
-    """An address at which nobody listens."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # bound, never listening: connections are refused
-        yield f"http://127.0.0.1:{taken.getsockname()[1]}"
-
-
 @pytest.mark.parametrize(
     ("place", "reason"),
     [
         (silent, "no answer"),
         (lambda: answering(500, b"oops", "text/plain"), "HTTP status 500"),
+        (lambda: answering(401, b"who are you?", "text/plain"), "HTTP status 401; MLFLOW_TRACKING_USERNAME"),
         (lambda: answering(404, b"<html>no</html>", "text/html"), "HTTP status 404"),
         (lambda: answering(200, b"<html>hello</html>", "text/html"), "another program than MLflow"),
     ],
 )
 def test_a_server_that_is_none_costs_one_line_and_a_moment(
-    config: Config, place: Callable[[], Iterator[str]], reason: str
+    config: Config, place: Callable[[], AbstractContextManager[str]], reason: str
 ) -> None:
     before = dict(os.environ)
     with place() as uri:
         began = time.monotonic()
-        with pytest.raises(TrackingError, match=reason) as caught:
-            TrackedRun.start(config, "r", manifest_digest="0" * 64, uri=uri)
+        run = TrackedRun.start(config, "r", manifest_digest="0" * 64, uri=uri)
         assert time.monotonic() - began < 10
-    assert uri in str(caught.value) and "\n" not in str(caught.value)
+        assert uri in str(run.trouble) and "\n" not in str(run.trouble) and reason in str(run.trouble)
+        assert isinstance(run.trouble, TrackingOutage) == (" 40" not in reason) and run.mlflow_run_id == ""
     assert dict(os.environ) == before
 
 
@@ -201,6 +183,13 @@ def test_a_server_that_is_none_costs_one_line_and_a_moment(
 def test_a_uri_that_mlflow_cannot_use_is_named(uri: str) -> None:
     with pytest.raises(TrackingError, match=uri):
         server.connect(uri)
+
+
+@pytest.mark.parametrize("uri", ["foo://there", "sqlite:////proc/none/mlflow.db", "mlruns", "http://", "http://a:b"])
+def test_a_run_does_not_start_on_what_can_be_no_server(config: Config, uri: str) -> None:
+    with pytest.raises(TrackingError, match=uri):
+        TrackedRun.start(config, "r", manifest_digest="0" * 64, uri=uri)
+    assert not Path(config.run.root, "r").exists()
 
 
 def test_a_file_that_is_no_database_is_named_and_left_alone(tmp_path: Path) -> None:

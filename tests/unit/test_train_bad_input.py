@@ -109,7 +109,7 @@ def train(tmp_path: Path, digits: Path, journal: str) -> Train:
         (["--workers", "[2,1]"], ["cluster.num_workers", "expected [min, max] with min <= max, got [2, 1]"]),
         (["--workers", "some"], ["cluster.num_workers"]),
         (["--set", "run.storage=s3://bucket/runs"], ["s3://bucket/runs", f"http://{NOBODY}"]),
-        (["--set", f"tracking.uri=http://{NOBODY}"], ["MLflow", NOBODY, "no answer"]),
+        (["--set", "tracking.uri=mlruns"], ["tracking.uri", "'mlruns'", "expected http://HOST:PORT"]),
         (["--address", NOBODY], ["cluster.address", NOBODY, "no Ray cluster answers"]),
         (["--address", "nonsense"], ["cluster.address", "'nonsense'", "host:port"]),
     ],

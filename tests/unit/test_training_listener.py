@@ -1,18 +1,24 @@
-"""What the driver does with the workers' reports, where the tracking server takes them and where it does not."""
+"""What the driver does with the workers' reports, where a tracking server is there and where it is not."""
 
 import io
 import json
+import time
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from PIL import Image
 from rich.console import Console
 
+from cdrl.pictures import png_bytes
+from cdrl.runs import RunRecord
 from cdrl.tracking.run import TrackedRun
+from cdrl.tracking.sync import synchronise
 from cdrl.training.board import Notice
 from cdrl.training.listener import Listener
 from cdrl.training.progress import TrainingProgress
 from cdrl.training.rescue import Rescue
+from tests.tracking_parts import silent
 from tests.training_parts import tiny_config
 
 
@@ -59,17 +65,32 @@ def test_each_rescue_is_told_once_also_by_the_next_driver(heard: Heard) -> None:
     assert (heard.directory / "rescues.md").read_text().count("learning_rate x 0.5") == 2
 
 
-def test_a_server_that_refuses_holds_nothing_up_and_gets_its_metrics_later(heard: Heard) -> None:
-    listener, client = heard.listener(), MlflowClient(heard.tracked.uri)
-    client.delete_run(heard.tracked.mlflow_run_id)  # until then the server takes nothing for it
-    for step in (1, 2):
-        listener.take([Notice("metrics", step, {"loss": 1.0 / step})])
-    client.restore_run(heard.tracked.mlflow_run_id)
-    listener.event("something happened", 2)
-    assert heard.text.getvalue().count("training goes on, metrics wait") == 1
-    assert heard.events() == ["something happened"]
-    listener.take([Notice("metrics", 3, {"loss": 0.25})])
-    assert heard.tracked.history("loss") == {1: 1.0, 2: 0.5, 3: 0.25}
+def test_a_server_that_is_away_holds_nothing_up(tmp_path: Path, _empty_tracking: Path) -> None:
+    with silent() as uri:
+        config = tiny_config(f"run.root={tmp_path}", f"tracking.uri={uri}")
+        tracked = TrackedRun.start(config, "tiny", manifest_digest="ab" * 32)
+        text, directory = io.StringIO(), tmp_path / "tiny"
+        progress = TrainingProgress(Console(file=text, width=200), 12, 8, 0)
+        tracked.follow(progress.say)
+        listener = Listener(tracked, progress, directory)
+        began_s = time.monotonic()
+        for step in (1, 2, 3):
+            listener.take([Notice("metrics", step, {"loss": 1.0 / step})])
+        listener.take([Notice("picture", 3, {"samples": png_bytes(Image.new("L", (8, 8)))})])
+        listener.event("cannot reach s3://key:secret@bucket", 2)
+        assert time.monotonic() - began_s < 1
+        assert text.getvalue().count("training goes on") == 1 and uri in text.getvalue()
+        tracked.close()
+    assert "entries of the journal wait for MLflow" in text.getvalue()
+    assert "s3://***@bucket" in (directory / "events.jsonl").read_text()
+    record = RunRecord(
+        run_id="tiny", config=config, manifest_digest="ab" * 32, class_names=(), tracking_uri=uri, mlflow_run_id=""
+    )
+    record.write(str(tmp_path))
+    synchronise(record, f"sqlite:///{_empty_tracking}")
+    assert TrackedRun.attach(record).history("loss") == {1: 1.0, 2: 0.5, 3: 1 / 3}
+    kept = MlflowClient(record.tracking_uri).list_artifacts(record.mlflow_run_id)
+    assert {"events.jsonl", "images"} <= {artifact.path for artifact in kept}
 
 
 def test_what_a_library_says_in_brackets_is_told_as_it_stands(heard: Heard) -> None:
