@@ -1,6 +1,8 @@
 """A tiny run with real weights, as training leaves it, and score cards for it."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import torch
@@ -8,6 +10,7 @@ import torch
 from cdrl import config as configuration
 from cdrl.evaluation.protocol import Protocol, ScoreCard, Scores
 from cdrl.model import Model, build_ladder
+from cdrl.registry.history import History, Overtaken
 from cdrl.runs import Checkpoint, RunRecord, step_folder
 from cdrl.tracking.run import TrackedRun
 from tests.training_parts import ATTEMPT
@@ -117,3 +120,21 @@ def score(record: RunRecord, frechet: float, *, num_generated: int = 10) -> Scor
     for name in (f"score-{measured.protocol.digest[:8]}-{measured.model_digest[:8]}.json", "latest.json"):
         (folder / name).write_text(measured.model_dump_json())
     return measured
+
+
+def raced(history: History, first: int, second: int) -> list[bool]:
+    """Two promote a candidate each after both saw the same champion; who of them won."""
+    barrier = Barrier(2)
+
+    def promote(candidate: int) -> bool:
+        mine = History(history.uri, history.model)
+        chain = mine.read()
+        barrier.wait()
+        try:
+            mine.append(chain, action="promote", champion=candidate)
+        except Overtaken:
+            return False
+        return True
+
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(promote, [first, second]))

@@ -6,12 +6,10 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from mlflow import MlflowClient
@@ -32,33 +30,6 @@ def at_server(client: MlflowClient, run: str) -> list[Row]:
     names = client.get_run(run).data.metrics
     found = (metric for name in names for metric in client.get_metric_history(run, name))
     return sorted((metric.key, metric.step, metric.timestamp, repr(metric.value)) for metric in found)
-
-
-@contextmanager
-def answering(status: int, body: bytes, kind: str) -> Iterator[str]:
-    """A web server on the loopback that gives every request the same answer."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def respond(self) -> None:
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        do_GET = do_POST = respond
-
-        def log_message(self, *_: object) -> None: ...
-
-    web = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=web.serve_forever, args=(0.05,))
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{web.server_port}"
-    finally:
-        web.shutdown()
-        web.server_close()
-        thread.join()
 
 
 @contextmanager

@@ -9,13 +9,14 @@ __all__ = ["answering"]
 
 
 @contextmanager
-def answering(status: int, body: bytes = b"") -> Iterator[str]:
-    """Its address on the loopback."""
+def answering(status: int, body: bytes = b"", kind: str = "text/plain") -> Iterator[str]:
+    """Its address on the loopback; `kind` is the content's type."""
 
     class Handler(BaseHTTPRequestHandler):
         def respond(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
             self.send_response(status)
+            self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)

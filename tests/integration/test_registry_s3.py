@@ -1,8 +1,6 @@
 """Packages and histories on an S3 protocol server: loaded and checked from there, and won by one of several."""
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Barrier
 
 import pytest
 
@@ -10,10 +8,10 @@ import cdrl
 from cdrl import storage
 from cdrl.errors import RegistryError, StorageError
 from cdrl.registry import package, proof
-from cdrl.registry.history import History, Overtaken
+from cdrl.registry.history import History
 from cdrl.registry.load import verified
 from tests.faults import Fault, FaultProxy
-from tests.registry_parts import card, tiny_model
+from tests.registry_parts import card, raced, tiny_model
 from tests.web import answering
 
 pytestmark = pytest.mark.integration
@@ -43,20 +41,8 @@ def test_a_package_loads_and_verifies_from_s3(s3: str, tmp_path: Path) -> None:
 def test_of_two_on_s3_one_wins_twenty_times(s3: str) -> None:
     history = History.found(f"{s3}/registry", "tiny", champion=None)
 
-    def promote(candidate: int) -> bool:
-        mine = History(history.uri, "tiny")
-        chain = mine.read()
-        barrier.wait()
-        try:
-            mine.append(chain, action="promote", champion=candidate)
-        except Overtaken:
-            return False
-        return True
-
     for race in range(20):
-        barrier = Barrier(2)
-        with ThreadPoolExecutor(2) as pool:
-            assert sum(pool.map(promote, [2 * race + 1, 2 * race + 2])) == 1
+        assert sum(raced(history, 2 * race + 1, 2 * race + 2)) == 1
     entries = history.read().entries
     assert [entry.number for entry in entries] == list(range(21))
     assert all(entry.before == earlier.champion for earlier, entry in zip(entries, entries[1:]))

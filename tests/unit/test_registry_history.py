@@ -10,6 +10,7 @@ import pytest
 from cdrl.errors import RegistryError, StorageError
 from cdrl.registry.history import History, Overtaken
 from cdrl.storage import create_bytes
+from tests.registry_parts import raced
 
 
 @pytest.fixture
@@ -61,20 +62,8 @@ def test_what_was_rolled_back_is_not_in_force(history: History) -> None:
 
 
 def test_of_two_who_saw_the_same_champion_one_wins_twenty_times(history: History) -> None:
-    def promote(candidate: int) -> bool:
-        mine = History(history.uri, "tiny")
-        chain = mine.read()
-        barrier.wait()
-        try:
-            mine.append(chain, action="promote", champion=candidate)
-        except Overtaken:
-            return False
-        return True
-
     for race in range(20):
-        barrier = Barrier(2)
-        with ThreadPoolExecutor(2) as pool:
-            won = list(pool.map(promote, [2 * race + 1, 2 * race + 2]))
+        won = raced(history, 2 * race + 1, 2 * race + 2)
         assert sum(won) == 1
         assert history.read().head.champion == 2 * race + 1 + won.index(True)
     entries = history.read().entries

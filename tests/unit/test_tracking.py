@@ -23,7 +23,8 @@ from cdrl.errors import TrackingError, TrackingOutage
 from cdrl.runs import RunRecord
 from cdrl.tracking import server
 from cdrl.tracking.run import TrackedRun, flatten
-from tests.tracking_parts import answering, silent
+from tests.tracking_parts import silent
+from tests.web import answering
 
 
 @pytest.fixture

@@ -21,7 +21,8 @@ from cdrl.tracking import sender, server, surroundings
 from cdrl.tracking.journal import Journal
 from cdrl.tracking.run import TrackedRun
 from cdrl.tracking.sync import state, synchronise
-from tests.tracking_parts import answering, at_server, in_journal, silent
+from tests.tracking_parts import at_server, in_journal, silent
+from tests.web import answering
 
 
 @pytest.fixture
