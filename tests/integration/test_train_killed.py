@@ -97,8 +97,9 @@ def test_kills_at_random_updates_change_nothing(place: Place, expected: Straight
     until(lambda: not workers(), lambda: f"orphans of killed drivers: {workers()}")
 
 
-def test_a_frozen_worker_is_named_and_who_cannot_wait_loses_no_bit(place: Place, expected: Straight) -> None:
-    driver = place.start("stopped", "cluster.hang_after_s=8")
+def test_a_frozen_worker_is_named_and_every_way_to_stop_resumes(place: Place, expected: Straight) -> None:
+    hang_after = "cluster.hang_after_s=8"
+    driver = place.start("stopped", hang_after)
     driver.wait_for_checkpoint(2 * CHECKPOINT_EVERY)
     frozen = workers()[0]
     frozen.suspend()
@@ -106,14 +107,21 @@ def test_a_frozen_worker_is_named_and_who_cannot_wait_loses_no_bit(place: Place,
     assert second.end() == 2 and "is being trained by another process" in second.log.read_text()
     until(lambda: not frozen.is_running(), driver.log.read_text)
     driver.wait_for_checkpoint(5 * CHECKPOINT_EVERY)
+    assert driver.end(signal.SIGTERM) == 128 + signal.SIGTERM, driver.log.read_text()
+    told = driver.log.read_text()
+    assert "the same command resumes" in told and "Traceback" not in told
     events = (driver.directory / "events.jsonl").read_text()
     assert f"(process {frozen.pid}, node" in events and "it is killed, and all start again" in events
+    held = max(card.step for card in place.record("stopped").checkpoints().values())
+    assert f"stopped at {held} of {NUM_UPDATES}" in told
 
+    driver = place.start("stopped", hang_after)
+    driver.wait_for_checkpoint(held + 2 * CHECKPOINT_EVERY)
     driver.send(signal.SIGINT)
     driver.wait(lambda: "press Ctrl-C again" in driver.log.read_text())
     assert driver.end(signal.SIGINT) == 128 + signal.SIGINT
     assert "Traceback" not in driver.log.read_text()
 
-    driver = place.start("stopped")
+    driver = place.start("stopped", hang_after)
     assert driver.end() == 0, driver.log.read_text()
     same(place.record("stopped"), expected)
