@@ -49,10 +49,15 @@ __all__ = [
 class EvaluationConfig(Section):
     """The protocol of the scores."""
 
-    extractor: Literal["classifier", "inception", "coordinates"] = Field(
-        "inception", description="the feature net: Inception, a small net trained on the data, or the points themselves"
+    extractor: Literal[
+        "classifier", "inception", "clip-vit-b-32", "clip-vit-b-16", "clip-vit-l-14", "coordinates"
+    ] = Field(
+        "inception",
+        description="the feature net: Inception, CLIP, a small net trained on the data, or the points themselves",
     )
-    weights: str | None = Field(None, description="Inception weights: path or URI; default: torch-fidelity's download")
+    weights: str | None = Field(
+        None, description="weights of Inception or CLIP: path or URI; default: the published ones, downloaded"
+    )
     weights_sha256: str | None = Field(None, description="expected SHA-256 of those weights")
     statistics: str | None = Field(
         None, description="where what the net saw in real images is kept: path or URI; default: data.cache"

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch_fidelity.metric_prc import prc_features_to_metric
 
 from cdrl.errors import ConfigError, DataError
-from cdrl.evaluation.features import Extractor
+from cdrl.evaluation.extractor import Extractor
 
 __all__ = [
     "MAX_NEIGHBOUR_ROWS",

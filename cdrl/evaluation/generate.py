@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from cdrl.config import ClusterConfig, SamplingConfig
 from cdrl.errors import JobFailed
-from cdrl.evaluation.features import Extractor
+from cdrl.evaluation.extractor import Extractor
 from cdrl.evaluation.parts import Part, Shelf
 from cdrl.model import Model
 from cdrl.pictures import to_uint8

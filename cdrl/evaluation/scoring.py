@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cdrl.evaluation.bootstrap import num_resamples_for, resampled, standard_error
-from cdrl.evaluation.features import Extractor
+from cdrl.evaluation.extractor import Extractor
 from cdrl.evaluation.fidelity import Measured, Moments, frechet_distance, precision_recall
 from cdrl.evaluation.inception_score import inception_scores
 from cdrl.evaluation.kernel import kernel_distances

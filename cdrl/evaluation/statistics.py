@@ -5,7 +5,7 @@ import torch
 from cdrl import storage
 from cdrl.config import tree_digest
 from cdrl.data import Dataset
-from cdrl.evaluation.features import Extractor
+from cdrl.evaluation.extractor import Extractor
 from cdrl.evaluation.fidelity import MAX_ROWS, Measured, Moments, measure
 from cdrl.evaluation.sealed import find_arrays, write_arrays
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from cdrl.cli import app, groups
 from cdrl.config import ClusterConfig
 from cdrl.errors import ConfigError, TrackingError
-from cdrl.evaluation.features import Coordinates
+from cdrl.evaluation.extractor import Coordinates
 from cdrl.evaluation.generate import generate
 from cdrl.evaluation.parts import Part
 from cdrl.evaluation.protocol import ScoreCard

@@ -11,7 +11,8 @@ from cdrl.config import override
 from cdrl.data import Dataset
 from cdrl.data.prepare import Options, prepare
 from cdrl.errors import ConfigError, DataError
-from cdrl.evaluation.features import Coordinates, extractor_for
+from cdrl.evaluation.extractor import Coordinates
+from cdrl.evaluation.features import extractor_for
 from cdrl.evaluation.parts import Part, Shelf
 from cdrl.evaluation.statistics import split_statistics
 from tests.evaluation_parts import digits, tiny_config

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch_fidelity import registry
+from torch_fidelity import feature_extractor_clip, registry
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from cdrl import config as configuration
@@ -16,8 +16,10 @@ from cdrl.data.prepare import Options, prepare
 from cdrl.errors import ConfigError, DataError, StorageError
 from cdrl.evaluation import classifier
 from cdrl.evaluation.classifier import Recipe, find_or_train, load
-from cdrl.evaluation.features import INCEPTION_SHA256, Coordinates, FidelityExtractor, Judge, extractor_for
+from cdrl.evaluation.extractor import Coordinates, FidelityExtractor
+from cdrl.evaluation.features import Judge, extractor_for
 from cdrl.evaluation.fidelity import frechet_distance, measure
+from cdrl.evaluation.pretrained import INCEPTION_SHA256
 from tests.evaluation_parts import digits, tiny_config
 
 SHORT = Recipe(num_updates=10)
@@ -234,6 +236,66 @@ def test_text_is_no_inception_weights(config: Config, train: Dataset, tmp_path: 
 def test_missing_inception_weights(config: Config, train: Dataset, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="cannot read .*nowhere.pt"):
         extractor_for(with_inception(config, tmp_path / "nowhere.pt"), train, None)
+
+
+@pytest.fixture(scope="module")
+def clip_weights() -> dict[str, torch.Tensor]:
+    """Random tensors of CLIP's shapes, of a narrow one: no feature net worth a score."""
+    torch.manual_seed(0)
+    visual = feature_extractor_clip.CLIPVisual(16, 64, 1, 64, 32)
+    return {**visual.state_dict(), "text_projection": torch.zeros(8, 16)}
+
+
+def with_clip(config: Config, weights: Path) -> Config:
+    return with_inception(config, weights, "evaluation.extractor=clip-vit-b-32")
+
+
+def test_clip_with_weights_of_our_own(
+    clip_weights: dict[str, torch.Tensor], config: Config, train: Dataset, tmp_path: Path
+) -> None:
+    torch.save(clip_weights, tmp_path / "clip.pt")
+    found = extractor_for(with_clip(config, tmp_path / "clip.pt"), train, None)
+    assert found.metric == f"FD (clip-vit-b-32, unknown weights {found.digest[:8]})"
+    gray = train.images(np.arange(2))
+    features = found.features(gray)
+    assert features.shape == (2, 16) and features.std() > 0
+    np.testing.assert_allclose(found.features(gray.repeat(3, axis=1)), features, rtol=1e-5)
+    assert found.logits(features) is None, "it knows no classes"
+
+
+class Archived(torch.nn.Module):
+    """Tensors under names with dots, as the published archive has them."""
+
+    def __init__(self, state: dict[str, torch.Tensor]) -> None:
+        super().__init__()
+        for name, tensor in state.items():
+            place: torch.nn.Module = self
+            *folders, last = name.split(".")
+            for folder in folders:
+                if not hasattr(place, folder):
+                    place.add_module(folder, torch.nn.Module())
+                place = getattr(place, folder)
+            place.register_buffer(last, tensor)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return image
+
+
+def test_an_archive_is_opened_if_it_is_the_published_one(
+    clip_weights: dict[str, torch.Tensor],
+    config: Config,
+    train: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.jit.save(torch.jit.script(Archived(clip_weights)), tmp_path / "clip.pt")
+    with pytest.raises(ConfigError, match="is no file of CLIP weights"):
+        extractor_for(with_clip(config, tmp_path / "clip.pt"), train, None)
+    digest = hashlib.sha256((tmp_path / "clip.pt").read_bytes()).hexdigest()
+    monkeypatch.setitem(feature_extractor_clip.MODEL_METADATA["clip-vit-b-32"], "hash", digest)
+    found = extractor_for(with_clip(config, tmp_path / "clip.pt"), train, None)
+    assert found.metric == "FD (clip-vit-b-32)"
+    assert found.features(train.images(np.arange(2))).shape == (2, 16)
 
 
 @pytest.mark.usefixtures("no_network")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
 from cdrl.errors import ConfigError, DataError
-from cdrl.evaluation.features import Coordinates
+from cdrl.evaluation.extractor import Coordinates
 from cdrl.evaluation.fidelity import Moments, frechet_distance, measure, precision_recall
 
 

@@ -12,7 +12,7 @@ from torch_fidelity.metric_kid import kid_features_to_metric
 from cdrl.errors import ConfigError
 from cdrl.evaluation.bootstrap import resampled, standard_error
 from cdrl.evaluation.diagnosis import notes
-from cdrl.evaluation.features import Coordinates
+from cdrl.evaluation.extractor import Coordinates
 from cdrl.evaluation.fidelity import Measured, Moments, frechet_distance, gather
 from cdrl.evaluation.inception_score import inception_scores
 from cdrl.evaluation.kernel import kernel_distances
