@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from cdrl import config as configuration
 from cdrl.config import Config
@@ -65,3 +66,18 @@ def tiny_run(config: Config) -> RunRecord:
     card = Checkpoint(step=3, score=None, identity="", manifest_digest=manifest.digest, files={})
     (folder / "state.json").write_bytes(card.sealed())
     return record
+
+
+def blank_inception(folder: Path) -> Path:
+    """Random tensors of Inception's shapes: a file of the right form, no feature net worth a score."""
+
+    class Blank(FeatureExtractorInceptionV3):
+        def load_state_dict(self, *_: object) -> None:
+            """Keep the initial weights."""
+
+    torch.save({}, folder / "empty.pt")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = Blank("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(folder / "empty.pt"))
+    torch.save(net.state_dict(), folder / "weights.pt")
+    return folder / "weights.pt"

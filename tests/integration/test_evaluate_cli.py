@@ -86,13 +86,13 @@ def test_an_unreachable_server_is_told_before_the_work(record: RunRecord) -> Non
 
 
 @pytest.fixture(scope="module")
-def two_workers() -> Iterator[ClusterConfig]:
-    cluster = ClusterConfig(num_workers=2)
+def three_workers() -> Iterator[ClusterConfig]:
+    cluster = ClusterConfig(num_workers=3)
     with connected(cluster):
         yield cluster
 
 
-def test_ray_workers_draw_what_one_process_draws(record: RunRecord, two_workers: ClusterConfig) -> None:
+def test_ray_workers_draw_what_one_process_draws(record: RunRecord, three_workers: ClusterConfig) -> None:
     labels, extractor = np.arange(40) % 10 + 1, Reference(record.config, "cpu").extractor
     folder = record.directory / step_folder(3, ATTEMPT)
     seen: list[int] = []
@@ -101,17 +101,17 @@ def test_ray_workers_draw_what_one_process_draws(record: RunRecord, two_workers:
         given = {"sampling": record.config.sampling, "seed": 7, "cluster": cluster, "progress": seen.append}
         return generate(folder, 40, extractor, labels=labels, **given)
 
-    alone, together = parts(ClusterConfig()), parts(two_workers)
+    alone, together = parts(ClusterConfig()), parts(three_workers)
     assert seen[:3] == [16, 16, 8] and sorted(seen[3:]) == [8, 16, 16]
-    for one, two in zip(alone, together, strict=True):
-        assert one.first == two.first and (one.images == two.images).all()
-        np.testing.assert_allclose(one.features, two.features, rtol=1e-5, atol=1e-5)
-    with pytest.raises(ConfigError, match="64 workers need 64 CPUs, the Ray cluster has 2"):
+    for one, three in zip(alone, together, strict=True):
+        assert one.first == three.first and (one.images == three.images).all()
+        np.testing.assert_allclose(one.features, three.features, rtol=1e-5, atol=1e-5)
+    with pytest.raises(ConfigError, match="64 workers need 64 CPUs, the Ray cluster has 3"):
         parts(ClusterConfig(num_workers=64))
 
 
 def test_a_worker_that_dies_is_started_again_and_an_error_is_the_workers_own_line(
-    record: RunRecord, two_workers: ClusterConfig, tmp_path: Path
+    record: RunRecord, three_workers: ClusterConfig, tmp_path: Path
 ) -> None:
     marker = tmp_path / "died"
 
@@ -123,20 +123,20 @@ def test_a_worker_that_dies_is_started_again_and_an_error_is_the_workers_own_lin
             return images.reshape(len(images), -1).astype(np.float32)
 
     folder = record.directory / step_folder(3, ATTEMPT)
-    given = {"sampling": record.config.sampling, "seed": 7, "cluster": two_workers}
+    given = {"sampling": record.config.sampling, "seed": 7, "cluster": three_workers}
     parts = generate(folder, 40, Deadly(), labels=np.ones(40, np.int64), **given)
     assert marker.exists() and [len(part.features) for part in parts] == [16, 16, 8]
     with pytest.raises(ConfigError, match="^labels: expected 0 ... 10, got 99 ... 99$"):
         generate(folder, 40, Deadly(), labels=np.full(40, 99), **given)
 
 
-def test_the_same_scores_with_ray(record: RunRecord, two_workers: ClusterConfig) -> None:
+def test_the_same_scores_with_ray(record: RunRecord, three_workers: ClusterConfig) -> None:
     one = evaluate_run(record).card
-    two = evaluate_run(record, config=record.config.model_copy(update={"cluster": two_workers})).card
-    assert one.scores == pytest.approx(two.scores, rel=1e-9) and one.k0 == pytest.approx(two.k0, rel=1e-9)
+    three = evaluate_run(record, config=record.config.model_copy(update={"cluster": three_workers})).card
+    assert one.scores == pytest.approx(three.scores, rel=1e-9) and one.k0 == pytest.approx(three.k0, rel=1e-9)
 
 
-def test_the_quick_score_travels_to_a_worker(record: RunRecord, two_workers: ClusterConfig) -> None:
+def test_the_quick_score_travels_to_a_worker(record: RunRecord, three_workers: ClusterConfig) -> None:
     score, folder = QuickScore(record.config), record.directory / step_folder(3, ATTEMPT)
 
     @ray.remote(num_cpus=1)

@@ -10,12 +10,12 @@ from cdrl import storage
 from cdrl.config import override
 from cdrl.data import Dataset
 from cdrl.data.prepare import Options, prepare
-from cdrl.errors import ConfigError, DataError
+from cdrl.errors import DataError
 from cdrl.evaluation.extractor import Coordinates
 from cdrl.evaluation.features import extractor_for
 from cdrl.evaluation.parts import Part, Shelf
 from cdrl.evaluation.statistics import split_statistics
-from tests.evaluation_parts import digits, tiny_config
+from tests.evaluation_parts import blank_inception, digits, tiny_config
 
 pytestmark = pytest.mark.integration
 
@@ -38,7 +38,7 @@ def test_statistics_and_parts(s3: str, tmp_path: Path) -> None:
 
 
 def test_weights_come_from_s3_by_their_digest(s3: str, tmp_path: Path) -> None:
-    uri, content = storage.join(s3, "weights.pt"), b"no weights"
+    uri, content = storage.join(s3, "weights.pt"), blank_inception(tmp_path).read_bytes()
     storage.write_bytes(uri, content)
     config = override(
         tiny_config(digits(tmp_path), tmp_path), ["evaluation.extractor=inception", f"evaluation.weights={uri}"]
@@ -47,5 +47,5 @@ def test_weights_come_from_s3_by_their_digest(s3: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=f"{uri}: expected Inception weights of SHA-256 aaaaaaaaaaaa..., got"):
         extractor_for(override(config, [f"evaluation.weights_sha256={'a' * 64}"]), train, None)
     right = hashlib.sha256(content).hexdigest()
-    with pytest.raises(ConfigError, match="is no file of Inception weights"):
-        extractor_for(override(config, [f"evaluation.weights_sha256={right}"]), train, None)
+    found = extractor_for(override(config, [f"evaluation.weights_sha256={right}"]), train, None)
+    assert found.digest == right and found.features(train.images(np.arange(2))).shape == (2, 2048)

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from torch_fidelity import feature_extractor_clip, registry
-from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from cdrl import config as configuration
 from cdrl.config import Config
@@ -20,7 +19,7 @@ from cdrl.evaluation.extractor import Coordinates, FidelityExtractor
 from cdrl.evaluation.features import Judge, extractor_for
 from cdrl.evaluation.fidelity import frechet_distance, measure
 from cdrl.evaluation.pretrained import INCEPTION_SHA256
-from tests.evaluation_parts import digits, tiny_config
+from tests.evaluation_parts import blank_inception, digits, tiny_config
 
 SHORT = Recipe(num_updates=10)
 
@@ -58,18 +57,7 @@ def extractor(config: Config, train: Dataset, holdout: Dataset) -> FidelityExtra
 
 @pytest.fixture(scope="module")
 def inception_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random tensors of Inception's shapes: a file of the right form, no feature net worth a score."""
-
-    class Blank(FeatureExtractorInceptionV3):
-        def load_state_dict(self, *_: object) -> None:
-            """Keep the initial weights."""
-
-    folder = tmp_path_factory.mktemp("inception")
-    torch.save({}, folder / "empty.pt")
-    torch.manual_seed(0)
-    net = Blank("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(folder / "empty.pt"))
-    torch.save(net.state_dict(), folder / "weights.pt")
-    return folder / "weights.pt"
+    return blank_inception(tmp_path_factory.mktemp("inception"))
 
 
 def with_inception(config: Config, weights: Path, *more: str) -> Config:
