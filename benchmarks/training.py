@@ -1,6 +1,6 @@
 """What Ray, workers and checkpoints cost a training, with the bars that the project sets itself.
 
-    python benchmarks/training.py [--rounds 3] [--out FOLDER]
+    python benchmarks/training.py [--rounds 5] [--out FOLDER]
 
 Seconds per update of the digits preset, once Ray has started all that it starts: the loop alone in a process beside the
 same under Ray Train with checkpoints, at the same time, each on a core; and one pair for each level, on one worker and
@@ -112,7 +112,7 @@ def under_ray(config: Config) -> Measured:
 def main() -> int:
     """Measure, print and write; 1 if a bar was missed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--rounds", type=int, default=3, help="how often each side runs")
+    parser.add_argument("--rounds", type=int, default=5, help="how often each side runs")
     parser.add_argument("--out", type=Path, default=HERE / "results", help="folder of the results")
     parser.add_argument("--bare", nargs="+", help=argparse.SUPPRESS)  # this script's own child
     arguments = parser.parse_args()
@@ -130,14 +130,14 @@ def main() -> int:
 
         with connected(ClusterConfig(num_workers=2)):
             for number in range(arguments.rounds):
-                short = ("training.num_updates=340", "cluster.num_workers=1", "run.checkpoint_every=160")
+                short = ("training.num_updates=220", "cluster.num_workers=1", "run.checkpoint_every=100")
                 with Bare(settings("none", *short)) as beside:
                     run = under_ray(configuration.load("digits", settings(f"ray-{number}", *short)))
                 found["ray"].append(run.seconds)
                 found["bare"].append(beside.seconds(run.begin_s, run.end_s))
                 found["stall"] += run.stalls_s
                 for side, workers in (("one", 1), ("two", 2)):
-                    more = ("training.num_updates=120", f"cluster.num_workers={workers}")
+                    more = ("training.num_updates=100", f"cluster.num_workers={workers}")
                     chosen = settings(f"{side}-{number}", *more)
                     found[side].append(under_ray(configuration.load("digits-per-level", chosen)).seconds)
                 print({side: round(values[-1], 4) for side, values in found.items()}, flush=True)
