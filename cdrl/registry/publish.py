@@ -5,6 +5,7 @@ from tempfile import TemporaryDirectory
 
 from mlflow.entities import LoggedModelOutput
 
+from cdrl.errors import RegistryError
 from cdrl.evaluation.protocol import Protocol, ScoreCard, Scores
 from cdrl.model import Model
 from cdrl.registry import package
@@ -29,6 +30,10 @@ def register(registry: Registry, run: str, *, which: Which = "best", root: str =
         RegistryError: the checkpoint is no model, or the server does not know the run or refuses the model.
     """
     record = RunRecord.read(run, root)
+    if not record.mlflow_run_id:
+        raise RegistryError(
+            f"run {record.run_id}: no tracking server has heard of it yet; `cdrl track sync {record.run_id}` tells it"
+        )
     source = fetch_model(str(record.directory), which)
     model = Model.load(source)
     card = package.scorecard(record.directory, model)

@@ -43,6 +43,14 @@ def test_a_version_is_the_checkpoint_its_score_and_nothing_pickled(run_root: Pat
     assert torch.equal(again.sample(3, labels=1, seed=4), model.sample(3, labels=1, seed=4))
 
 
+def test_a_run_that_no_server_knows_is_synced_first(run_root: Path, registry: Registry) -> None:
+    record = make_run(run_root)
+    record.mlflow_run_id = ""
+    record.write(str(run_root))
+    with pytest.raises(RegistryError, match=f"has heard of it yet; `cdrl track sync {record.run_id}` tells it"):
+        registry.register(record.run_id, root=str(run_root))
+
+
 def test_the_same_weights_and_scores_are_registered_once(run_root: Path, registry: Registry) -> None:
     record = make_run(run_root)
     first = registry.register(record.run_id, root=str(run_root))
