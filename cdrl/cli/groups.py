@@ -21,6 +21,7 @@ from cdrl.cli import (
     sample,
     schedule,
     serve,
+    submit,
     track,
     train,
 )
@@ -50,3 +51,4 @@ def attach(app: typer.Typer) -> None:
     app.command()(chain.chain)
     app.command()(replay.replay)
     app.command()(bench.bench)
+    app.command()(submit.submit)
