@@ -130,7 +130,7 @@ BROKEN: dict[str, Callable[[dict[str, Any]], object]] = {
     "head: may run as root": lambda job: _head(job)["securityContext"].pop("runAsNonRoot"),
     "head: keeps privileges": lambda job: _head(job)["containers"][0].pop("securityContext"),
     "head: no limits": lambda job: _head(job)["containers"][0]["resources"]["limits"].pop("memory"),
-    "head: an environment value in clear": lambda job: _head(job)["containers"][0].update(env=[{"name": "A", "value": "x"}]),
+    "head: an environment value in clear": lambda job: _head(job)["containers"][0]["env"][0].update(name="A"),
 }
 
 
