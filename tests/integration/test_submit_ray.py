@@ -1,0 +1,136 @@
+"""`cdrl submit` and `cdrl jobs` against a Ray head of our own, with its dashboard and token authentication.
+
+One small run is submitted, stopped, resumed and finished as jobs; the commands run as processes, as a user starts them.
+"""
+
+import os
+import re
+import secrets
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cdrl.data.prepare import Options, prepare
+from cdrl.runs import RunRecord
+from tests.training_runs import PATIENCE_S, tiny_file, until
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+
+ROOT = Path(__file__).parents[2]
+RAY = str(Path(sys.executable).with_name("ray"))
+NUM_UPDATES = 400
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+class Head:
+    """A Ray head that asks for a token, and `cdrl` told where it is."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.address = folder, f"http://127.0.0.1:{free_port()}"
+        self.token = secrets.token_hex(16)
+        keep = {name: os.environ[name] for name in ("HOME", "LANG", "OMP_NUM_THREADS") if name in os.environ}
+        self.environment = keep | {
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT),
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": self.token,
+            "CDRL_ADDRESS": self.address,
+        }
+
+    def __enter__(self) -> "Head":
+        gcs, dashboard = free_port(), self.address.rpartition(":")[2]
+        command = [RAY, "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={gcs}", "--num-cpus=2"]
+        command += [f"--temp-dir={self.folder}/ray", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
+        switches = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_JOB_STOP_WAIT_TIME_S": "60"}
+        with (self.folder / "head.log").open("w") as log:
+            self.process = subprocess.Popen(
+                command, env=self.environment | switches, stdout=log, stderr=log, start_new_session=True
+            )
+        until(self.answers, (self.folder / "head.log").read_text)
+        return self
+
+    def answers(self) -> bool:
+        assert self.process.poll() is None, (self.folder / "head.log").read_text()
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", int(self.address.rpartition(":")[2]))) == 0
+
+    def __exit__(self, *_: object) -> None:
+        head = psutil.Process(self.process.pid)
+        ours = [head, *head.children(recursive=True)]
+        for process in ours:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(ours, timeout=10)
+
+    def cdrl(self, *arguments: str, code: int = 0, **environment: str | None) -> str:
+        """Standard output and error of `cdrl ARGUMENTS`; a variable that is None is not set."""
+        variables = self.environment | environment
+        done = subprocess.run(
+            [sys.executable, "-m", "cdrl.cli", *arguments],
+            env={name: value for name, value in variables.items() if value is not None},
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        assert self.token not in done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    # a short name: Ray has sockets there
+    with tempfile.TemporaryDirectory(prefix="cdrl-", ignore_cleanup_errors=True) as folder:
+        with Head(Path(folder)) as head:
+            yield head
+
+
+def test_a_job_is_submitted_stopped_resumed_and_finished(head: Head) -> None:
+    data, runs = head.folder / "data", head.folder / "runs"
+    prepare("digits", str(data), Options(limit=60, holdout=0))
+    settings = {
+        "data.uri": data,
+        "run.root": runs,
+        "run.name": "job",
+        "training.num_updates": NUM_UPDATES,
+        "run.checkpoint_every": 20,
+        "run.sample_every": 1,  # pictures keep the updates waiting
+    }
+    given = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    command = ("--name", "job", "--", "train", tiny_file(head.folder), *given)
+
+    wanted = head.cdrl("submit", *command, code=2, RAY_AUTH_TOKEN=None, RAY_AUTH_MODE=None)
+    assert "it wants a token" in wanted and wanted.count("\n") == 1
+    wrong = head.cdrl("jobs", "list", code=2, RAY_AUTH_TOKEN="another")
+    assert "the token is wrong" in wrong and "another" not in wrong.replace("another program", "")
+
+    assert "submitted: job job\n" in head.cdrl("submit", *command, RAY_AUTH_MODE=None)
+    until(lambda: "checkpoint at" in head.cdrl("jobs", "logs", "job"), lambda: head.cdrl("jobs", "logs", "job"))
+    assert "RUNNING" in head.cdrl("jobs", "status", "job")
+    assert "there is such a job, it is RUNNING" in head.cdrl("submit", *command, code=2)
+    assert "stop it before it is resumed" in head.cdrl("jobs", "resume", "job", code=2)
+    assert "no such job" in head.cdrl("jobs", "stop", "another", code=2)
+    head.cdrl("jobs", "stop", "job")
+    until(lambda: "STOPPED" in head.cdrl("jobs", "status", "job"), lambda: head.cdrl("jobs", "logs", "job"))
+    told = head.cdrl("jobs", "logs", "job")
+    stopped = re.search(rf"stopped at (\d+) of {NUM_UPDATES}; the same command resumes", told)
+    assert stopped and "Traceback" not in told, told
+
+    followed = head.cdrl("jobs", "resume", "job", "--wait")
+    assert followed.startswith("resumed: job job-2\n") and "job job-2: RUNNING" in followed
+    assert f"complete: run job at {NUM_UPDATES} updates" in followed
+    assert RunRecord.read("job", str(runs)).finished
+    listed = head.cdrl("jobs", "list")
+    assert "STOPPED" in listed and "SUCCEEDED" in listed
