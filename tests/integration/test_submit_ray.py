@@ -49,8 +49,9 @@ class Head:
         }
 
     def __enter__(self) -> "Head":
-        gcs, dashboard = free_port(), self.address.rpartition(":")[2]
-        command = [RAY, "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={gcs}", "--num-cpus=2"]
+        port, dashboard = free_port(), self.address.rpartition(":")[2]
+        self.gcs = f"127.0.0.1:{port}"
+        command = [RAY, "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}", "--num-cpus=2"]
         command += [f"--temp-dir={self.folder}/ray", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
         switches = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_JOB_STOP_WAIT_TIME_S": "60"}
         with (self.folder / "head.log").open("w") as log:
@@ -117,16 +118,14 @@ def test_a_job_is_submitted_stopped_resumed_and_finished(head: Head) -> None:
     assert "the token is wrong" in wrong and "another" not in wrong.replace("another program", "")
 
     assert "submitted: job job\n" in head.cdrl("submit", *command, RAY_AUTH_MODE=None)
-    until(lambda: "checkpoint at" in head.cdrl("jobs", "logs", "job"), lambda: head.cdrl("jobs", "logs", "job"))
+    until(lambda: list((runs / "job").glob("step_*/state.json")), lambda: head.cdrl("jobs", "logs", "job"))
     assert "RUNNING" in head.cdrl("jobs", "status", "job")
     assert "there is such a job, it is RUNNING" in head.cdrl("submit", *command, code=2)
-    assert "stop it before it is resumed" in head.cdrl("jobs", "resume", "job", code=2)
-    assert "no such job" in head.cdrl("jobs", "stop", "another", code=2)
     head.cdrl("jobs", "stop", "job")
-    until(lambda: "STOPPED" in head.cdrl("jobs", "status", "job"), lambda: head.cdrl("jobs", "logs", "job"))
-    told = head.cdrl("jobs", "logs", "job")
-    stopped = re.search(rf"stopped at (\d+) of {NUM_UPDATES}; the same command resumes", told)
-    assert stopped and "Traceback" not in told, told
+    told = head.cdrl("jobs", "logs", "job", "--follow", code=1)
+    assert re.search(rf"stopped at \d+ of {NUM_UPDATES}; the same command resumes", told), told
+    assert "job job: STOPPED\n" in told and "error: job job ended as STOPPED" in told
+    assert "Traceback" not in told
 
     followed = head.cdrl("jobs", "resume", "job", "--wait")
     assert followed.startswith("resumed: job job-2\n") and "job job-2: RUNNING" in followed
@@ -134,3 +133,14 @@ def test_a_job_is_submitted_stopped_resumed_and_finished(head: Head) -> None:
     assert RunRecord.read("job", str(runs)).finished
     listed = head.cdrl("jobs", "list")
     assert "STOPPED" in listed and "SUCCEEDED" in listed
+
+
+def test_within_a_kuberay_job_a_users_mistake_is_no_failure_to_try_again(head: Head) -> None:
+    told = head.cdrl("submit", "--name", "mine", "--wait", "--", "jobs", "entry", "--", "sample", "no-such-run", code=1)
+    assert "error: run 'no-such-run': no such run" in told and "error: job mine ended as STOPPED" in told
+    plain = head.cdrl("submit", "--name", "plain", "--wait", "--", "sample", "no-such-run", code=2)
+    assert "error: job plain ended with exit code 2" in plain
+
+
+def test_a_machine_that_goes_is_announced(head: Head) -> None:
+    head.cdrl("jobs", "leave", "--grace", "0", RAY_ADDRESS=head.gcs)

@@ -10,9 +10,8 @@ from jsonschema import Draft202012Validator
 from kubernetes_validate import latest_version, validate
 
 from cdrl.cli.commands import checked, on_cluster
-from cdrl.cluster.fit import check_fit
+from cdrl.cluster.fit import check_fit, over_quota
 from cdrl.cluster.manifest import render, to_yaml
-from cdrl.cluster.quota import over_quota
 from cdrl.cluster.spec import JobSpec, check_name, read_spec
 from cdrl.errors import ConfigError
 from tests.unit import test_infra
