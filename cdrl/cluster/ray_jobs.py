@@ -219,7 +219,8 @@ def _translated(address: str) -> Iterator[None]:
     except (OSError, RuntimeError, KeyError, TypeError) as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status is None and isinstance(error, OSError):
-            reason = "no answer; is the cluster running and the address right?"
+            how = f"none in {ANSWER_S} s" if "Timeout" in type(error).__name__ else "no connection"
+            reason = f"{how}; is the cluster running and the address right?"
             raise ClusterOutage(f"no Ray dashboard answers at {address}: {reason}") from None
         kind = ClusterOutage if "status code 5" in str(error) or (status or 0) >= 500 else ClusterError
         raise kind(f"Ray at {address}: {_line(error)}") from None
