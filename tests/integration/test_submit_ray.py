@@ -55,6 +55,7 @@ class Head:
         self.gcs = f"127.0.0.1:{port}"
         command = [RAY, "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}", "--num-cpus=2"]
         command += [f"--temp-dir={self.folder}/ray", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
+        command.append(f"--dashboard-agent-listen-port={free_port()}")  # the usual one may be taken by a neighbour
         switches = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_JOB_STOP_WAIT_TIME_S": "60"}
         with (self.folder / "head.log").open("w") as log:
             self.process = subprocess.Popen(
