@@ -12,8 +12,10 @@ from cdrl.cli import (
     data,
     demo,
     density,
+    doctor,
     evaluate,
     inpaint,
+    jobs,
     likelihood,
     ood,
     registry,
@@ -21,6 +23,7 @@ from cdrl.cli import (
     sample,
     schedule,
     serve,
+    submit,
     track,
     train,
 )
@@ -50,3 +53,6 @@ def attach(app: typer.Typer) -> None:
     app.command()(chain.chain)
     app.command()(replay.replay)
     app.command()(bench.bench)
+    app.command()(submit.submit)
+    app.add_typer(jobs.app, name="jobs")
+    app.command()(doctor.doctor)
