@@ -1,4 +1,4 @@
-"""A real MLflow server that asks for a login and keeps files in an object store: who may, who may not, and what is lost: nothing."""
+"""A real MLflow server that asks for a login and keeps files in an object store: without one, nothing is lost."""
 
 import json
 import secrets
@@ -61,11 +61,10 @@ def guarded(
         options = ["--app-name=basic-auth", "--default-artifact-root=s3://guarded/mlflow", "--no-serve-artifacts"]
         server = MlflowServer(folder, _empty_tracking, options, variables)
         server.start()
-        asked = urllib.request.Request(
-            f"{server.uri}/api/2.0/mlflow/users/create",
-            json.dumps(dict(zip(("username", "password"), READER))).encode(),
-            {"Content-Type": "application/json", "Authorization": f"Basic {b64encode(':'.join(ADMIN).encode()).decode()}"},
-        )
+        user = json.dumps(dict(zip(("username", "password"), READER))).encode()
+        login = f"Basic {b64encode(':'.join(ADMIN).encode()).decode()}"
+        headers = {"Content-Type": "application/json", "Authorization": login}
+        asked = urllib.request.Request(f"{server.uri}/api/2.0/mlflow/users/create", user, headers)
         urllib.request.urlopen(asked).close()
         yield server, "guarded"
         server.kill()
@@ -109,7 +108,8 @@ def test_a_run_with_a_login_keeps_its_files_in_the_store(
     run.log_image("samples", Image.new("L", (8, 8), 7), 100)
     run.close()
     client = MlflowClient(server.uri)
-    assert at_server(client, record.mlflow_run_id) == in_journal(record.directory) and len(in_journal(record.directory)) == 200
+    rows = at_server(client, record.mlflow_run_id)
+    assert rows == in_journal(record.directory) and len(rows) == 200
     assert client.get_run(record.mlflow_run_id).info.artifact_uri.startswith(f"s3://{bucket}/mlflow/")
 
     score(record, 0.5)

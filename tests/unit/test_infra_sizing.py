@@ -37,7 +37,8 @@ def sampling_flops(name: str, num_levels: int, num_steps: int) -> float:
 def row(what: str, flops: float, checkpoint_bytes: float | None) -> str:
     hours = flops / SUSTAINED / 3600
     size = f"{checkpoint_bytes / 1e9:.2f} GB" if checkpoint_bytes else ""
-    cells = (what, f"{flops:.1e}", duration(hours), duration(hours / GPUS), f"{hours * PRICE:,.{0 if hours >= 1 else 2}f}", size)
+    price = f"{hours * PRICE:.{0 if hours >= 1 else 2}f}"
+    cells = (what, f"{flops:.1e}", duration(hours), duration(hours / GPUS), price, size)
     return "| " + " | ".join(cells) + " |"
 
 
