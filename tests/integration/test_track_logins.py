@@ -43,7 +43,7 @@ def guarded(
     """(a server as infra/ starts it but for SQLite, the bucket of its files)"""
     folder = tmp_path_factory.mktemp("guarded")
     auth = (Path(__file__).parents[2] / "infra/kubernetes/base/basic-auth.ini").read_text()
-    database = "postgresql://mlflow@postgres:5432/mlflow"
+    database = "postgresql+psycopg2://mlflow@postgres:5432/mlflow"
     assert database in auth
     (folder / "basic-auth.ini").write_text(auth.replace(database, f"sqlite:///{folder}/auth.db"))
     keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
