@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -43,28 +43,36 @@ def silent() -> Iterator[str]:
 class MlflowServer:
     """`mlflow server` on one port of the loopback, with a database that outlives it.
 
+    Args:
+        options: of its command line; default: it takes files itself and puts them into the folder.
+        variables: of its environment, beside this process's.
+
     Attributes:
         uri: where it listens while it runs.
     """
 
-    def __init__(self, folder: Path, database: Path) -> None:
+    def __init__(
+        self, folder: Path, database: Path, options: Sequence[str] = (), variables: Mapping[str, str] | None = None
+    ) -> None:
         shutil.copy(database, folder / "mlflow.db")
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.uri, self.folder = f"http://127.0.0.1:{self.port}", folder
+        self.options = options or ("--artifacts-destination", str(folder / "files"))
+        self.variables = variables or {}
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Return when it answers; nothing happens where it runs."""
         if self.process:
             return
-        files = ("--artifacts-destination", str(self.folder / "files"))
-        places = ("--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db", *files)
+        places = ("--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db", *self.options)
         address = ("--host", "127.0.0.1", "--port", str(self.port), "--workers", "1")
         variables = os.environ | {
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # MLflow starts uvicorn by its name
+            **self.variables,
         }
         command = [sys.executable, "-m", "mlflow", "server", *places, *address]
         with (self.folder / "server.log").open("a") as log:

@@ -20,6 +20,7 @@ from cdrl.errors import CdrlError, TrackingError, TrackingOutage
 __all__ = ["artifact_location", "check", "connect", "default_uri", "hasty", "shown", "translated"]
 
 ATTEMPTS, ANSWER = "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"
+USER, PASSWORD = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
 PROBE_S = 5
 SQLITE = "sqlite:///"
 SCHEMES = ("http", "https", "postgresql", "mysql", "mssql")
@@ -153,9 +154,17 @@ def _reason(error: Exception) -> str:
         return "no answer; is the server running and the address right?"
     if status := re.search(r"too many (\d{3}) error responses|error code (\d{3})", text):
         number = status[1] or status[2]
-        is_login = number in ("401", "403")
-        why = "MLFLOW_TRACKING_USERNAME or MLFLOW_TRACKING_PASSWORD is wrong" if is_login else "look at its log"
-        return f"the server answers with HTTP status {number}; {why}"
+        return f"the server answers with HTTP status {number}; {_remedy(number)}"
     if "valid JSON" in text:
         return "the answer is not JSON: another program than MLflow listens there"
     return shown(text[:500])
+
+
+def _remedy(status: str) -> str:
+    user, is_complete = os.environ.get(USER), os.environ.get(USER) and os.environ.get(PASSWORD)
+    match status:
+        case "401":
+            return f"{USER} or {PASSWORD} is wrong" if is_complete else f"set {USER} and {PASSWORD}"
+        case "403":
+            return f"the user of {USER}, {user!r}, may not do this"
+    return "look at its log"

@@ -162,7 +162,7 @@ def test_a_metric_that_mlflow_refuses_is_an_error_and_is_not_forgotten(config: C
     [
         (silent, "no answer"),
         (lambda: answering(500, b"oops", "text/plain"), "HTTP status 500"),
-        (lambda: answering(401, b"who are you?", "text/plain"), "HTTP status 401; MLFLOW_TRACKING_USERNAME"),
+        (lambda: answering(401, b"who are you?", "text/plain"), "HTTP status 401; set MLFLOW_TRACKING_USERNAME and"),
         (lambda: answering(404, b"<html>no</html>", "text/html"), "HTTP status 404"),
         (lambda: answering(200, b"<html>hello</html>", "text/html"), "another program than MLflow"),
     ],
