@@ -54,6 +54,19 @@ def test_no_guidance_is_unguided_bit_by_bit_and_some_guidance_is_not() -> None:
     torch.testing.assert_close(draw(three, guidance=0.5)[2], draw(three)[2], rtol=1e-3, atol=1e-4)  # of label 0
 
 
+def test_guidance_may_differ_by_level() -> None:
+    two = ladder("shared", 2)
+    each = [Condition.guided(LABEL, 0.5), Condition.guided(LABEL, 0.0)]
+    assert draw(two, condition=each[:1] * 2).equal(draw(two, guidance=0.5))
+    recorded, plain = Trace(), Trace()
+    draw(two, condition=each, record=recorded)
+    draw(two, record=plain)
+    differ = [not a.x.equal(b.x) for a, b in zip(recorded.stages, plain.stages, strict=True)]
+    assert differ.index(True) == 1 + (1 + NUM_STEPS)  # the initializer's draw of level 0
+    with pytest.raises(ConfigError, match="sampling.guidance: .* one for each of 2 levels, got 1"):
+        draw(two, condition=each[:1])
+
+
 def test_one_level_shared_is_one_level_per_level_bit_by_bit() -> None:
     assert draw(ladder("shared", 1)).equal(draw(ladder("per_level", 1)))
 
