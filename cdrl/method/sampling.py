@@ -19,7 +19,7 @@ from cdrl.method.pairs import Pair, PairLadder
 from cdrl.method.rng import Rng
 from cdrl.method.schedule import Schedule, Transition
 
-__all__ = ["Constraint", "Record", "sample", "target_at"]
+__all__ = ["Constraint", "Record", "num_gradients", "sample", "target_at"]
 
 Value = TypeVar("Value", int, float, Condition)
 
@@ -128,6 +128,25 @@ def sample(
     x = x if constraint is None else constraint.clean(x)
     _note(record, -1, 0, x)
     return x
+
+
+def num_gradients(
+    num_levels: int,
+    *,
+    num_steps: int | Sequence[int],
+    guidance: float | Sequence[float] = 0.0,
+    denoise_scale: float = 2.0,
+    has_initializer: bool = True,
+) -> int:
+    """Gradients of f that `sample` computes for each image; under guidance a step takes two.
+
+    Raises:
+        ConfigError: as many numbers as there are levels expected.
+    """
+    steps = _per_level("num_steps", num_steps, num_levels)
+    branches = [1 if weight == 0 else 2 for weight in _per_level("guidance", guidance, num_levels)]
+    chains = [max(K, not has_initializer) * number for K, number in zip(steps, branches, strict=True)]
+    return sum(chains) + branches[0] * bool(denoise_scale)
 
 
 def target_at(
