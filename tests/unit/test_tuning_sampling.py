@@ -2,6 +2,7 @@
 
 import _thread
 import json
+import shlex
 import shutil
 import threading
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import typer
 import yaml
 from PIL import Image
 
+from cdrl.cli.sampling import sampling_of
 from cdrl.cli.tune_sampling import tune_sampling
 from cdrl.config import Config, SamplingConfig
 from cdrl.config.resolve import override
@@ -41,20 +43,25 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def record(root: Path) -> RunRecord:
     config = tiny_config(digits(root / "digits"), root)
-    return tiny_run(override(config, ["sampling.num_steps=4", f"run.root={root / 'runs'}"]))
+    return tiny_run(override(config, ["sampling.num_steps=2", f"run.root={root / 'runs'}"]))
+
+
+@pytest.fixture(scope="module")
+def searched(record: RunRecord) -> Searched:
+    """One search; the others below find most of their settings scored."""
+    return sampling_search(record, search_of(record))
 
 
 @pytest.fixture
-def fresh(record: RunRecord) -> RunRecord:
-    """The run without a search."""
-    shutil.rmtree(record.directory / FOLDER, ignore_errors=True)
-    return record
+def fresh(record: RunRecord, tmp_path: Path) -> RunRecord:
+    """A copy of the run without a search."""
+    shutil.copytree(record.directory, tmp_path / "run", ignore=shutil.ignore_patterns(FOLDER))
+    return RunRecord.read(str(tmp_path / "run"))
 
 
-def search_of(record: RunRecord, space: Any = None, num_proposals: int = 3, **options: Any) -> Search:
+def search_of(record: RunRecord, space: Any = None, num_proposals: int = 2) -> Search:
     given = usual_space(record.config) if space is None else SamplingSpace.model_validate(space)
-    numbers = {"num_proposals": num_proposals, "num_images": NUM_IMAGES, "num_confirming": NUM_CONFIRMING}
-    return Search(config=record.config, space=given, **(numbers | options))
+    return Search(record.config, given, num_proposals, NUM_IMAGES, NUM_CONFIRMING)
 
 
 def found_by(searched: Searched) -> list[tuple[Any, ...]]:
@@ -143,13 +150,11 @@ def test_a_search_begins_with_the_runs_own_the_curve_of_steps_and_steps_that_mak
     assert [each.num_steps for each in alone] == [8, 0, 1, 2, 3, 4, 16]
 
 
-def test_a_search_from_the_run_to_its_files(fresh: RunRecord) -> None:
-    search = search_of(fresh)
-    found = sampling_search(fresh, search)
-    own = found.candidates[0]
-    assert own.sampling == fresh.config.sampling and own.protocol.seed == fresh.config.evaluation.seed
-    assert {0, 1, 2, 4} <= {each.sampling.num_steps for each in found.candidates}
-    assert len(found.candidates) == len({each.protocol.digest for each in found.candidates}) == 6 + 3
+def test_a_search_from_the_run_to_the_choice(searched: Searched, record: RunRecord) -> None:
+    own, found = searched.candidates[0], searched
+    assert own.sampling == record.config.sampling and own.protocol.seed == record.config.evaluation.seed
+    assert {0, 1, 2} <= {each.sampling.num_steps for each in found.candidates}
+    assert len(found.candidates) == len({each.protocol.digest for each in found.candidates}) == 4 + 2
     assert {each.protocol.num_generated for each in found.candidates} == {NUM_IMAGES}
     again = found.confirmed[0]
     assert (again.protocol.num_generated, again.protocol.seed) == (NUM_CONFIRMING, own.protocol.seed + 1)
@@ -159,12 +164,12 @@ def test_a_search_from_the_run_to_its_files(fresh: RunRecord) -> None:
 
 
 def test_the_command_writes_ranking_picture_and_a_setting_that_other_commands_take(
-    fresh: RunRecord, root: Path, capsys: pytest.CaptureFixture[str]
+    searched: Searched, record: RunRecord, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """K = 0 is as good as any K of an untrained model, within an error bar that tells of few images."""
-    tune_sampling(str(fresh.directory), candidates=1, samples=NUM_IMAGES, confirm=NUM_CONFIRMING)
+    tune_sampling(str(record.directory), candidates=2, samples=NUM_IMAGES, confirm=NUM_CONFIRMING)
     said = capsys.readouterr().out
-    folder = fresh.directory / FOLDER
+    folder = record.directory / FOLDER
     card = SearchCard.model_validate_json((folder / "ranking.json").read_bytes())
     assert card.summary in said and card.own.candidate.protocol.describe() in said
     assert [row.is_within for row in card.rows] == sorted((row.is_within for row in card.rows), reverse=True)
@@ -173,21 +178,19 @@ def test_the_command_writes_ranking_picture_and_a_setting_that_other_commands_ta
     assert card.chosen is not None and "faster" in card.summary
     best = yaml.safe_load((folder / "best.yaml").read_text())
     chosen = card.chosen.candidate.sampling
-    assert override(fresh.config, [f"sampling={json.dumps(best['sampling'])}"]).sampling == chosen
-    evaluate, sample = commands(fresh, chosen, "best")
+    assert override(record.config, [f"sampling={json.dumps(best['sampling'])}"]).sampling == chosen
+    evaluate, sample = commands(record, chosen, "best")
     assert evaluate in said and sample in said
-    assert sample.split()[-2:] == ["--steps", chosen.steps_text]
-    arguments = ["evaluate", str(fresh.directory), "--set", f"sampling={{num_steps: {chosen.steps_text}}}"]
-    assert override(fresh.config, parse(arguments)["overrides"]).sampling.num_steps == chosen.num_steps
-    journal = (fresh.directory / "journal.jsonl").read_text()
+    assert override(record.config, parse(shlex.split(evaluate)[1:])["overrides"]).sampling == chosen
+    given = parse(shlex.split(sample)[1:])
+    names = ("steps", "step_multiplier", "denoise", "noise_scale", "guidance")
+    assert sampling_of(record.config, **{name: given[name] for name in names}) == chosen
+    journal = (record.directory / "journal.jsonl").read_text()
     assert "sampling_search/speedup" in journal and "sampling-search/curve.png" in journal
 
 
-def test_an_interrupted_search_goes_on_as_if_nothing_had_been(fresh: RunRecord) -> None:
-    search, file = search_of(fresh, SPACE, 4), fresh.directory / FOLDER / "candidates.jsonl"
-    straight = sampling_search(fresh, search)
-    num_drawn = len(file.read_text().splitlines())
-    file.unlink()
+def test_an_interrupted_search_goes_on_as_if_nothing_had_been(fresh: RunRecord, searched: Searched) -> None:
+    search, file = search_of(fresh), fresh.directory / FOLDER / "candidates.jsonl"
 
     def after(limit: int) -> Callable[[str, int, int], None]:
         def stop(what: str, done: int, total: int) -> None:
@@ -196,40 +199,40 @@ def test_an_interrupted_search_goes_on_as_if_nothing_had_been(fresh: RunRecord) 
 
         return stop
 
-    for limit in (3, 8):  # among those that it begins with, and among those that are proposed
+    for limit in (2, 5):  # among those that it begins with, and among those that are proposed
         with pytest.raises(KeyboardInterrupt):
             sampling_search(fresh, search, after(limit))
         assert len(file.read_text().splitlines()) == limit
     with file.open("a") as torn:
         torn.write('{"time": 1, "kind": "candi')  # a killed process was writing
-    assert found_by(sampling_search(fresh, search)) == found_by(straight)
-    lines = file.read_text().splitlines()
-    assert len(lines) == num_drawn  # each was drawn once: a line is written for every draw
-    assert found_by(sampling_search(fresh, search)) == found_by(straight)
+    assert found_by(sampling_search(fresh, search)) == found_by(searched)
+    lines = file.read_text().splitlines()  # one for every draw
+    assert len(lines) == len(searched.candidates) + len(searched.confirmed)
+    assert found_by(sampling_search(fresh, search)) == found_by(searched)
     assert file.read_text().splitlines() == lines
 
 
-def test_settings_that_leave_the_finite_are_listed_with_their_cause(fresh: RunRecord) -> None:
-    found = sampling_search(fresh, search_of(fresh, {"step_multiplier": [1, 1.0e+15]}, 1))
+def test_settings_that_leave_the_finite_are_listed_with_their_cause(record: RunRecord) -> None:
+    found = sampling_search(record, search_of(record, {"step_multiplier": [1, 1.0e+15]}, 1))
     failed = [each for each in found.candidates if each.failure]
     assert failed and all("not finite" in each.failure for each in failed)
-    rows = SearchCard.of(fresh, search_of(fresh), found).rows
+    rows = SearchCard.of(record, search_of(record), found).rows
     assert rows[-1].candidate.failure and rows[-1].difference is None and not rows[-1].is_within
 
 
-def test_a_space_that_is_used_up_ends_the_search(fresh: RunRecord) -> None:
-    found = sampling_search(fresh, search_of(fresh, {"num_steps": [0, 2]}, 50))
-    assert len(found.candidates) == 4  # K = 4, the run's own, and 0, 1, 2
+def test_a_space_that_is_used_up_ends_the_search(record: RunRecord) -> None:
+    found = sampling_search(record, search_of(record, {"num_steps": [0, 2]}, 50))
+    assert [each.sampling.num_steps for each in found.candidates] == [2, 0, 1]  # the run's own, and the curve
 
 
-def test_control_c_is_one_line_and_the_book_is_whole(fresh: RunRecord, capsys: pytest.CaptureFixture[str]) -> None:
+def test_control_c_is_one_line_and_the_book_is_whole(record: RunRecord, capsys: pytest.CaptureFixture[str]) -> None:
     timer = threading.Timer(1.5, _thread.interrupt_main)
     timer.start()
     with pytest.raises(typer.Exit) as caught:
-        tune_sampling(str(fresh.directory), candidates=500, samples=NUM_IMAGES, confirm=NUM_CONFIRMING)
+        tune_sampling(str(record.directory), candidates=500, samples=NUM_IMAGES, confirm=NUM_CONFIRMING)
     assert caught.value.exit_code == 130
     assert capsys.readouterr().out.strip().endswith("the same command goes on, and what was scored is not drawn again")
-    Book(fresh.directory / FOLDER)
+    Book(record.directory / FOLDER)
 
 
 @pytest.mark.parametrize(
@@ -242,9 +245,9 @@ def test_control_c_is_one_line_and_the_book_is_whole(fresh: RunRecord, capsys: p
         ({"overrides": ["sampling.guidance=[1]"]}, "sampling.guidance has 1 values for 2 levels"),
     ],
 )
-def test_bad_requests(fresh: RunRecord, root: Path, options: dict[str, Any], message: str) -> None:
+def test_bad_requests(record: RunRecord, root: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        tune_sampling(**({"run": str(fresh.directory), "samples": NUM_IMAGES, "root": str(root)} | options))
+        tune_sampling(**({"run": str(record.directory), "samples": NUM_IMAGES, "root": str(root)} | options))
 
 
 def test_a_run_without_a_checkpoint(record: RunRecord, tmp_path: Path) -> None:
