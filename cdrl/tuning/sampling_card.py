@@ -134,10 +134,12 @@ def _summary(own: Row, chosen: Row | None, seconds: dict[str, float], num_tried:
         tried = f"; {num_tried} were tried with {protocol.num_generated} images" if num_tried else ""
         kept = f"{protocol.metric} {_figure(own)} at {own.setting}"
         return f"no cheaper setting kept within the error bar of the run's own: {kept}{tried}"
+    change = chosen.difference or Difference(value=0.0, error=0.0)
+    gap = f"{'higher' if change.value > 0 else 'lower'} by {figure(abs(change.value), change.error)}"
     fewer = f"{chosen.candidate.gradients} gradients of f an image instead of {own.candidate.gradients}"
     return (
         f"{chosen.setting}: {_speedup(own, chosen, seconds):.1f}x faster, {protocol.metric} {_figure(chosen)} beside "
-        f"{_figure(own)} at {own.setting}; {fewer}; {protocol.num_generated} images of a fresh seed each"
+        f"{_figure(own)} at {own.setting}, {gap}; {fewer}; {protocol.num_generated} images of a fresh seed each"
     )
 
 
