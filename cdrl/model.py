@@ -217,9 +217,11 @@ class Model:
         options = sampling or self.config.sampling
         shape = self.config.data.shape
         if composition is None:
-            condition = Condition.guided(self._labels(labels, num_images), options.guidance)
+            given, weight = self._labels(labels, num_images), options.guidance
+            weights = weight if isinstance(weight, tuple) else (weight,)
+            conditions = [Condition.guided(given, each) for each in weights]
         else:
-            condition = self._composed(composition, num_images, labels)
+            conditions = [self._composed(composition, num_images, labels)]
         expected = (num_images, *shape)
         if inpainting is not None and inpainting.image.shape != expected:
             raise ConfigError(f"inpainting: expected images {list(expected)}, got {list(inpainting.image.shape)}")
@@ -232,8 +234,9 @@ class Model:
             batch = (first + start) // options.batch_size
             rng = Rng(seed, "sample", batch, device=self.device)
             x_T = rng.normal(torch.empty(stop - start, *shape, device=self.device))
-            rows = condition.rows(start, stop, self.device)
-            common: dict[str, Any] = {"rng": rng, "condition": rows, "clamp": len(shape) == 3, "record": record}
+            rows = [condition.rows(start, stop, self.device) for condition in conditions]
+            common: dict[str, Any] = {"rng": rng, "clamp": len(shape) == 3, "record": record}
+            common["condition"] = rows if len(rows) > 1 else rows[0]
             common["formulation"] = self.formulation
             if inpainting is not None:
                 noise = Rng(seed, "known pixels", batch, device=self.device)
@@ -244,9 +247,9 @@ class Model:
                 progress(stop - start)
         images = torch.cat(parts)
         if not (finite := images.flatten(1).isfinite().all(1)).all():
-            weights = "the composition's weights" if composition else f"sampling.guidance ({options.guidance:g})"
+            named = "the composition's weights" if composition else f"sampling.guidance ({options.guidance_text})"
             raise ConfigError(
-                f"{int((~finite).sum())} of {num_images} samples are not finite; lower {weights} "
+                f"{int((~finite).sum())} of {num_images} samples are not finite; lower {named} "
                 "or sampling.step_multiplier, or take another checkpoint"
             )
         return images

@@ -149,7 +149,8 @@ class Subject:
         sampling = self.config.sampling
         rng = Rng(self.config.training.seed, "bench", "draw", device=self.device)
         x_0, label = self.batch(rng, batch_size or self.batch_size)
-        x_T = rng.normal(x_0)
+        x_T, weight = rng.normal(x_0), sampling.guidance
+        each = [Condition.guided(label, w) for w in (weight if isinstance(weight, tuple) else (weight,))]
         laps = Laps(meter)
         sample(
             self._average,
@@ -157,7 +158,7 @@ class Subject:
             x_T,
             num_steps=sampling.num_steps,
             rng=rng,
-            condition=Condition.guided(label, sampling.guidance),
+            condition=each if len(each) > 1 else each[0],
             step_multiplier=sampling.step_multiplier,
             noise_scale=sampling.noise_scale,
             denoise_scale=sampling.denoise_scale,

@@ -63,7 +63,7 @@ def compose(
         step_multiplier=step_multiplier,
         denoise=denoise,
         noise_scale=noise_scale,
-        guidance=0,
+        guidance="0",
     )
     shown = {_name(composition, model): model.sample(number, composition=composition, seed=seed, sampling=sampling)}
     for c in composition:

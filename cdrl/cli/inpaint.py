@@ -9,6 +9,7 @@ from rich.console import Console
 from cdrl.cli.registry import RootOption, TrackingOption
 from cdrl.cli.sampling import (
     DenoiseOption,
+    GuidanceOption,
     MultiplierOption,
     NoiseOption,
     PictureOption,
@@ -53,7 +54,7 @@ def inpaint(
     fixed_noise: Annotated[bool, typer.Option("--fixed-noise", help="One noise on known pixels throughout.")] = False,
     label: Annotated[str | None, typer.Option(help="Class of all images; default: none.")] = None,
     own_label: Annotated[bool, typer.Option("--own-label", help="The class of each image in the dataset.")] = False,
-    guidance: Annotated[float | None, typer.Option(metavar="W", help="w of classifier-free guidance.")] = None,
+    guidance: GuidanceOption = None,
     seed: SeedOption = 0,
     steps: StepsOption = None,
     step_multiplier: MultiplierOption = None,
@@ -84,7 +85,7 @@ def inpaint(
     if len(model.config.data.shape) != 3:
         raise ConfigError(f"{ref}: the model draws points; only images are inpainted")
     if guidance and not (label or own_label):
-        raise ConfigError(f"--guidance {guidance:g}: needs --label or --own-label")
+        raise ConfigError(f"--guidance {guidance}: needs --label or --own-label")
     if own_label and not model.config.data.num_classes and not guidance:
         raise ConfigError("--own-label: the model is unconditional; leave it out")
     if own_label and (image or label):

@@ -9,6 +9,7 @@ from rich.console import Console
 from cdrl.cli.registry import RootOption, TrackingOption
 from cdrl.cli.sampling import (
     DenoiseOption,
+    GuidanceOption,
     MultiplierOption,
     NoiseOption,
     PictureOption,
@@ -43,7 +44,7 @@ def sample(
     ] = None,
     label: Annotated[str | None, typer.Option(help="Class name; default: a row of each class.")] = None,
     seed: SeedOption = 0,
-    guidance: Annotated[float | None, typer.Option(metavar="W", help="w of classifier-free guidance.")] = None,
+    guidance: GuidanceOption = None,
     steps: StepsOption = None,
     step_multiplier: MultiplierOption = None,
     denoise: DenoiseOption = None,

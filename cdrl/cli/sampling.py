@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DenoiseOption",
+    "GuidanceOption",
     "MultiplierOption",
     "NoiseOption",
     "PictureOption",
@@ -35,6 +36,9 @@ MultiplierOption = Annotated[
 ]
 DenoiseOption = Annotated[
     float | None, typer.Option(metavar="0|1|2", help="Final denoise: off, consistent, or twice as the release has it.")
+]
+GuidanceOption = Annotated[
+    str | None, typer.Option(metavar="W", help="w of classifier-free guidance: one number, or one for each level.")
 ]
 NoiseOption = Annotated[float | None, typer.Option(help="Factor on the noise of the chains.")]
 SeedOption = Annotated[int, typer.Option(min=0, help="Another seed, other images.")]
@@ -61,7 +65,7 @@ def sampling_of(
     step_multiplier: str | None = None,
     denoise: float | None = None,
     noise_scale: float | None = None,
-    guidance: float | None = None,
+    guidance: str | None = None,
     batch_size: int | None = None,
 ) -> "SamplingConfig":
     """A configuration's sampling with the options that were given.
@@ -72,14 +76,15 @@ def sampling_of(
     from cdrl import config as configuration
     from cdrl.errors import ConfigError
 
-    if guidance and not config.data.num_classes:
-        raise ConfigError(f"--guidance {guidance:g}: the model is unconditional; leave it out")
+    weights = _one_or_each("--guidance", guidance, float)
+    if weights and not config.data.num_classes:
+        raise ConfigError(f"--guidance {guidance}: the model is unconditional; leave it out")
     asked: dict[str, Any] = {
         "num_steps": _one_or_each("--steps", steps, int),
         "step_multiplier": _one_or_each("--step-multiplier", step_multiplier, float),
         "denoise_scale": denoise,
         "noise_scale": noise_scale,
-        "guidance": guidance,
+        "guidance": weights,
         "batch_size": batch_size,
     }
     tree = config.model_dump(mode="json")

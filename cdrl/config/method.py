@@ -149,7 +149,9 @@ class SamplingConfig(Section):
     )
     noise_scale: float = Field(1.0, ge=0, description="factor on the Langevin noise")
     denoise_scale: float = Field(2.0, ge=0, description="final denoise: 0 off, 1 consistent, 2 parity with the release")
-    guidance: float = Field(0.0, description="w: (1+w) conditional - w unconditional")
+    guidance: float | tuple[float, ...] = Field(
+        0.0, description="w, one number or one per level: (1+w) conditional - w unconditional"
+    )
     batch_size: int = Field(256, ge=1, description="images of one sampling batch; part of the randomness")
 
     @property
@@ -161,6 +163,11 @@ class SamplingConfig(Section):
     def multiplier_text(self) -> str:
         """`1`, or `1,1,1.4` from level 0 on."""
         return _listed(self.step_multiplier)
+
+    @property
+    def guidance_text(self) -> str:
+        """`0`, or `0,0,1` from level 0 on."""
+        return _listed(self.guidance)
 
 
 def _listed(value: float | tuple[float, ...]) -> str:

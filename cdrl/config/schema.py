@@ -194,7 +194,8 @@ class Config(Section):
         levels = list(range(self.schedule.num_levels))
         if isinstance(self.pairs, tuple) and sorted(level for group in self.pairs for level in group) != levels:
             raise ValueError(f"pairs {self.pairs} must hold each level 0 ... {levels[-1]} exactly once")
-        for section, name in (("schedule", "step_scale"), ("sampling", "num_steps"), ("sampling", "step_multiplier")):
+        each = (("schedule", "step_scale"), *(("sampling", n) for n in ("num_steps", "step_multiplier", "guidance")))
+        for section, name in each:
             value = getattr(getattr(self, section), name)
             if isinstance(value, tuple) and len(value) != len(levels):
                 raise ValueError(f"{section}.{name} has {len(value)} values for {len(levels)} levels")

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["num_resamples_for", "resampled", "standard_error"]
+__all__ = ["num_resamples_for", "resampled", "spread", "standard_error"]
 
 NUM_RESAMPLES, FEW_RESAMPLES = 100, 20
 WIDE = 512  # features; a Fréchet distance of more of them costs seconds, so fewer resamples have to do
@@ -21,4 +21,9 @@ def resampled(n: int, num_resamples: int, random: np.random.Generator) -> NDArra
 
 def standard_error(values: NDArray) -> float:
     """Of a figure whose values (1 + num_resamples,) belong to `resampled` counts."""
-    return float(values[1:].std(ddof=1))
+    return spread(values[1:])
+
+
+def spread(resampled_values: NDArray) -> float:
+    """One standard error: the standard deviation of a figure over the resampled sets (num_resamples,)."""
+    return float(resampled_values.std(ddof=1))

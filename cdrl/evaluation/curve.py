@@ -16,7 +16,7 @@ from cdrl.errors import ConfigError
 from cdrl.evaluation.protocol import Protocol, Scores
 from cdrl.evaluation.scorer import Progress, Scorer
 
-__all__ = ["SYMBOLS", "Curve", "CurveCard", "Point", "Setting", "score_curve"]
+__all__ = ["SYMBOLS", "Curve", "CurveCard", "Point", "Setting", "first_of_each", "score_curve"]
 
 Setting = Literal["guidance", "num_steps", "step_multiplier", "denoise_scale", "noise_scale"]
 SYMBOLS: dict[Setting, str] = {
@@ -103,7 +103,7 @@ def score_curve(
         raise ConfigError("sampling.guidance: the model is unconditional; there is no curve")
     settings = [override(config, [f"sampling.{setting}={value!r}"]).sampling for value in values]
     scorer, points, shown = Scorer(ref, config, progress=progress), [], []
-    first = _first_of_each(scorer.labels, config.evaluation.num_samples)
+    first = first_of_each(scorer.labels, config.evaluation.num_samples)
     with scorer.session():
         for value, sampling in zip(values, settings, strict=True):
             drawn = scorer.draw(sampling)
@@ -126,7 +126,7 @@ def score_curve(
     return Curve(card, shown)
 
 
-def _first_of_each(labels: NDArray[np.int64] | None, num_images: int) -> NDArray[np.int64]:
+def first_of_each(labels: NDArray[np.int64] | None, num_images: int) -> NDArray[np.int64]:
     """Which images to show: as many of each class, class after class."""
     if labels is None:
         return np.arange(min(NUM_SHOWN, num_images))

@@ -6,13 +6,14 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from PIL import Image
 
 from cdrl.evaluation.curve import SYMBOLS, Curve, CurveCard
 from cdrl.evaluation.protocol import ScoreName
 from cdrl.sheets import GRAY, labelled
 
-__all__ = ["curve_picture"]
+__all__ = ["above_images", "curve_picture"]
 
 WIDTH = 1120
 
@@ -39,10 +40,14 @@ def curve_picture(curve: Curve) -> Image.Image:
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)
     plot = Image.open(buffer).convert("RGB")
-    if curve.shown[0].ndim != 4:
+    return above_images(plot, curve.shown, [f"{symbol} = {point.value:g}" for point in card.points])
+
+
+def above_images(plot: Image.Image, shown: list[NDArray], names: list[str]) -> Image.Image:
+    """A plot above a sheet of uint8 images, a named row (n, C, H, W) for each setting; of points the plot alone."""
+    if shown[0].ndim != 4:
         return plot
-    images = torch.stack([torch.from_numpy(shown) for shown in curve.shown])
-    sheet = labelled(images, [f"{symbol} = {point.value:g}" for point in card.points])
+    sheet = labelled(torch.stack([torch.from_numpy(images) for images in shown]), names)
     whole = Image.new("RGB", (max(plot.width, sheet.width), plot.height + sheet.height), GRAY)
     whole.paste("white", (0, 0, whole.width, plot.height))
     whole.paste(plot, (0, 0))

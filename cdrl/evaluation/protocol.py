@@ -76,7 +76,7 @@ class Protocol(BaseModel):
             f"({self.reference_split} {self.manifest_digest[:8]}), features {self.extractor} "
             f"{self.extractor_digest[:8]}, labels {self.labels}, K = {sampling.steps_text}, "
             f"step x{sampling.multiplier_text}, noise x{sampling.noise_scale:g}, "
-            f"denoise x{sampling.denoise_scale:g}, guidance {sampling.guidance:g}, "
+            f"denoise x{sampling.denoise_scale:g}, guidance {sampling.guidance_text}, "
             f"batches of {sampling.batch_size}, EMA weights, seed {self.seed}; protocol {self.digest[:8]}"
         )
 

@@ -88,7 +88,7 @@ class Scorer:
     def draw(self, sampling: SamplingConfig) -> Drawn:
         """`evaluation.num_samples` images and their scores."""
         config, num_images = self._config, self._config.evaluation.num_samples
-        guided = f", w = {sampling.guidance:g}" if sampling.guidance else ""
+        guided = f", w = {sampling.guidance_text}" if sampling.guidance else ""
         parts = generate(
             self._directory,
             num_images,

@@ -10,8 +10,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from cdrl.evaluation.bootstrap import num_resamples_for, resampled, standard_error
+from cdrl.evaluation.bootstrap import num_resamples_for, resampled, spread, standard_error
 from cdrl.evaluation.extractor import Extractor
 from cdrl.evaluation.fidelity import Measured, Moments, frechet_distance, precision_recall
 from cdrl.evaluation.inception_score import inception_scores
@@ -23,10 +24,17 @@ __all__ = ["Scored", "score"]
 
 @dataclass(frozen=True)
 class Scored:
-    """Scores and, under the same names, one standard error of each."""
+    """Scores and, under the same names, one standard error of each.
+
+    Attributes:
+        deviations: (R,) of the resampled Fréchet distances from their mean, as their standard error counts them. Those
+            of another set of as many images with the same seed belong to the same images: where both were drawn from
+            the same noise, the spread of the differences is the error of the difference.
+    """
 
     scores: Scores
     errors: Scores
+    deviations: NDArray
 
 
 def score(
@@ -52,7 +60,8 @@ def score(
     precision, recall = precision_recall(few, other.few, device=device)
     counts = resampled(n, num_resamples, np.random.Generator(np.random.Philox(seed)))
     frechet = frechet_distance(seen.moments, other.moments)
-    again = [0.0, *(frechet_distance(Moments.of(few, row), other.moments) for row in counts[1:])]
+    again = np.array([frechet_distance(Moments.of(few, row), other.moments) for row in counts[1:]])
+    deviations = (again - again.mean()) * math.sqrt(n / seen.moments.n)
     kernel = kernel_distances(few, other.few, counts, device=device)
     logits = extractor.logits(seen.rows)
     variety = None if logits is None else inception_scores(logits, num_resamples, np.random.default_rng(seed))
@@ -66,13 +75,14 @@ def score(
             "label_accuracy": label_accuracy,
         },
         {
-            "frechet": standard_error(np.array(again)) * math.sqrt(n / seen.moments.n),
+            "frechet": spread(deviations),
             "kernel": standard_error(kernel),
             "inception": None if variety is None else standard_error(variety),
             "precision": _of_share(precision, n),
             "recall": _of_share(recall, len(other.few)),
             "label_accuracy": None if label_accuracy is None else _of_share(label_accuracy, seen.moments.n),
         },
+        deviations,
     )
 
 

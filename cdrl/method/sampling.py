@@ -19,9 +19,9 @@ from cdrl.method.pairs import Pair, PairLadder
 from cdrl.method.rng import Rng
 from cdrl.method.schedule import Schedule, Transition
 
-__all__ = ["Constraint", "Record", "sample", "target_at"]
+__all__ = ["Constraint", "Record", "num_gradients", "sample", "target_at"]
 
-Number = TypeVar("Number", int, float)
+Value = TypeVar("Value", int, float, Condition)
 
 Record = Callable[[int, int, Tensor], None]
 """Called with (level, step, x_s): (T, 0) is x_T, step 0 the initializer's draw, 1 ... K the chain; (-1, 0) is x_0."""
@@ -48,7 +48,7 @@ def sample(
     *,
     num_steps: int | Sequence[int],
     rng: Rng,
-    condition: Condition = Condition(),  # noqa: B008 - frozen
+    condition: Condition | Sequence[Condition] = Condition(),  # noqa: B008 - frozen
     step_multiplier: float | Sequence[float] = 1.0,
     noise_scale: float = 1.0,
     denoise_scale: float = 2.0,
@@ -65,7 +65,8 @@ def sample(
         x_T: (B, ...) standard normal noise.
         num_steps: K, one number or one per level from level 0 on; 0 = the initializer alone, or without an
             initializer the one-shot normal approximation.
-        condition: labels and their weights, in the chain, the initializer and the final denoise.
+        condition: labels and their weights, in the chain, the initializer and the final denoise; one, or one per level
+            from level 0 on.
         step_multiplier: m of `langevin`, one number or one per level; the one-shot approximation has no step.
         noise_scale: factor on the Langevin noise.
         denoise_scale: 0 = no final denoise, 1 = one model score at level 0, 2 = parity with the CDRL release.
@@ -83,6 +84,7 @@ def sample(
     """
     num_steps = _per_level("num_steps", num_steps, schedule.num_levels)
     multipliers = _per_level("step_multiplier", step_multiplier, schedule.num_levels)
+    conditions = _per_level("guidance", condition, schedule.num_levels)
     if min(num_steps) < 0:
         raise ConfigError(f"sampling.num_steps: expected K >= 0, got {min(num_steps)}")
     if num_rounds < 1:
@@ -91,7 +93,7 @@ def sample(
     x = x_T
     _note(record, schedule.num_levels, 0, x)
     for level in reversed(range(schedule.num_levels)):
-        pair, tr = ladder[level], schedule.transition(level, x)
+        pair, tr, condition = ladder[level], schedule.transition(level, x), conditions[level]
         for round_number in range(num_rounds):
             if round_number:
                 x = tr.alpha_ts * x + tr.sigma_ts * rng.normal(x)
@@ -119,13 +121,32 @@ def sample(
             x = y / tr.scale
     if denoise_scale:
         pair, tr = ladder[0], schedule.transition(0, x)
-        marginal = _target(pair, prepared[id(pair)], tr, condition, x_t=None)
+        marginal = _target(pair, prepared[id(pair)], tr, conditions[0], x_t=None)
         score = tr.scale * marginal.score(tr.scale * x)  # in the units of x_s
         x = (x + denoise_scale * tr.sigma_s**2 * score) / tr.alpha_s
     x = x.clamp(-1, 1) if clamp else x
     x = x if constraint is None else constraint.clean(x)
     _note(record, -1, 0, x)
     return x
+
+
+def num_gradients(
+    num_levels: int,
+    *,
+    num_steps: int | Sequence[int],
+    guidance: float | Sequence[float] = 0.0,
+    denoise_scale: float = 2.0,
+    has_initializer: bool = True,
+) -> int:
+    """Gradients of f that `sample` computes for each image; under guidance a step takes two.
+
+    Raises:
+        ConfigError: as many numbers as there are levels expected.
+    """
+    steps = _per_level("num_steps", num_steps, num_levels)
+    branches = [1 if weight == 0 else 2 for weight in _per_level("guidance", guidance, num_levels)]
+    chains = [max(K, not has_initializer) * number for K, number in zip(steps, branches, strict=True)]
+    return sum(chains) + branches[0] * bool(denoise_scale)
 
 
 def target_at(
@@ -165,8 +186,9 @@ def _note_scaled(record: Record, level: int, tr: Transition, step: int, y: Tenso
     record(level, step, y / tr.scale)
 
 
-def _per_level(name: str, value: Number | Sequence[Number], num_levels: int) -> list[Number]:
+def _per_level(name: str, value: Value | Sequence[Value], num_levels: int) -> list[Value]:
     values = list(value) if isinstance(value, Sequence) else [value] * num_levels
     if len(values) != num_levels:
-        raise ConfigError(f"sampling.{name}: expected one number or one for each of {num_levels} levels, got {values}")
+        number = len(values)
+        raise ConfigError(f"sampling.{name}: expected one number or one for each of {num_levels} levels, got {number}")
     return values

@@ -48,7 +48,7 @@ def save(source: Path, model: Model, card: ScoreCard | None, directory: Path, **
             artifacts={"package": str(package)},
             code_paths=[str(code)],
             signature=signature(model),
-            input_example=(_example(model), {"seed": 0, "guidance": model.config.sampling.guidance}),
+            input_example=(_example(model), {"seed": 0, "guidance": _own_guidance(model)}),
             pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in REQUIREMENTS],
         )
     return seal(directory, model, **origin)
@@ -79,14 +79,19 @@ def scorecard(run: Path, model: Model) -> ScoreCard | None:
 
 def signature(model: Model) -> ModelSignature:
     """What `predict` takes and gives: one row per request, the seed and the guidance for all of them."""
-    is_image = len(model.config.data.shape) > 1
+    is_image, weight = len(model.config.data.shape) > 1, _own_guidance(model)
+    shape = (-1,) if isinstance(weight, list) else None
     return ModelSignature(
         inputs=Schema([ColSpec("long", "n"), ColSpec("string", "label", required=False)]),
         outputs=Schema([TensorSpec(np.dtype(np.uint8 if is_image else np.float32), (-1, *model.config.data.shape))]),
-        params=ParamSchema(
-            [ParamSpec("seed", "long", 0), ParamSpec("guidance", "double", model.config.sampling.guidance)]
-        ),
+        params=ParamSchema([ParamSpec("seed", "long", 0), ParamSpec("guidance", "double", weight, shape)]),
     )
+
+
+def _own_guidance(model: Model) -> float | list[float]:
+    """One weight, or one for each level."""
+    weight = model.config.sampling.guidance
+    return list(weight) if isinstance(weight, tuple) else weight
 
 
 def _example(model: Model) -> pd.DataFrame:

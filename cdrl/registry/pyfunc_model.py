@@ -36,7 +36,8 @@ class Generator(PythonModel):
 
         Args:
             model_input: columns n (int, >= 1) and, optionally, label (str).
-            params: seed (int, >= 0; the same request gives the same images) and guidance (float; default: the model's).
+            params: seed (int, >= 0; the same request gives the same images) and guidance (float, or one for
+                each level where the model has one for each; default: the model's).
 
         Returns:
             uint8 of shape (sum of n, channels, height, width); for points float32 of shape (sum of n, dims).
@@ -50,7 +51,9 @@ class Generator(PythonModel):
             labels = torch.cat([self._labels(row) for row in model_input.to_dict("records")])
             if knobs["seed"] < 0:
                 raise ConfigError(f"seed: expected >= 0, got {knobs['seed']}")
-            sampling = config.sampling.model_copy(update={"guidance": float(knobs["guidance"])})
+            weight = np.asarray(knobs["guidance"], float).tolist()
+            guidance = tuple(weight) if isinstance(weight, list) else weight
+            sampling = config.sampling.model_copy(update={"guidance": guidance})
             drawn = self.model.sample(len(labels), labels=labels, seed=int(knobs["seed"]), sampling=sampling)
         except CdrlError as error:  # MlflowException is what a scoring server passes on, with status 400
             raise MlflowException.invalid_parameter_value(str(error)) from error

@@ -25,13 +25,16 @@ class Journal:
     back) and a `kind`: `start` (of the run: names, parameters), `tags`, `note`, `status`, `metrics`, `text`, `image`,
     `file`. Values that are no numbers stand as NaN and Infinity, as Python's JSON has them.
 
+    Args:
+        name: of another file than the run's journal, for lines of other kinds.
+
     Attributes:
         directory: the run's folder; files of entries are named relative to it.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, name: str = "journal.jsonl") -> None:
         self.directory = directory
-        self._path = directory / "journal.jsonl"
+        self._path = directory / name
         self._mutex = threading.Lock()
         self._time_ms = self._known_to = 0  # time of the last entry that this process has seen, the byte behind it
 

@@ -86,6 +86,7 @@ def test_a_row_for_each_class(cdrl: Cdrl, models: Path) -> None:
         (["--denoise", "0"], {"denoise_scale": 0.0}),
         (["--noise-scale", "0.5"], {"noise_scale": 0.5}),
         (["--guidance", "2"], {"guidance": 2.0}),
+        (["--guidance", "0,2"], {"guidance": (0.0, 2.0)}),
     ],
 )
 def test_every_option_reaches_the_sampler(cdrl: Cdrl, models: Path, option: list[str], change: dict) -> None:

@@ -6,14 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cdrl.errors import ConfigError
+from cdrl.method.formulation import BatchEnergy, Plain, Prepared
 from cdrl.method.guidance import Condition
 from cdrl.method.nets import EnergyNet, Initializer
 from cdrl.method.pairs import Pair, PairLadder, groups_of_levels
 from cdrl.method.rng import Rng
-from cdrl.method.sampling import sample, target_at
+from cdrl.method.sampling import num_gradients, sample, target_at
 from cdrl.method.schedule import Schedule, cosine
 from cdrl.method.trace import Trace
 from tests.unit.method.gaussians import REFERENCE, Linear, Quadratic, mean_within, oracle, variance_within
@@ -52,6 +53,19 @@ def test_no_guidance_is_unguided_bit_by_bit_and_some_guidance_is_not() -> None:
     assert draw(three, guidance=0.0).equal(draw(three))
     assert not draw(three, guidance=0.5)[:2].equal(draw(three)[:2])
     torch.testing.assert_close(draw(three, guidance=0.5)[2], draw(three)[2], rtol=1e-3, atol=1e-4)  # of label 0
+
+
+def test_guidance_may_differ_by_level() -> None:
+    two = ladder("shared", 2)
+    each = [Condition.guided(LABEL, 0.5), Condition.guided(LABEL, 0.0)]
+    assert draw(two, condition=each[:1] * 2).equal(draw(two, guidance=0.5))
+    recorded, plain = Trace(), Trace()
+    draw(two, condition=each, record=recorded)
+    draw(two, record=plain)
+    differ = [not a.x.equal(b.x) for a, b in zip(recorded.stages, plain.stages, strict=True)]
+    assert differ.index(True) == 1 + (1 + NUM_STEPS)  # the initializer's draw of level 0
+    with pytest.raises(ConfigError, match="sampling.guidance: .* one for each of 2 levels, got 1"):
+        draw(two, condition=each[:1])
 
 
 def test_one_level_shared_is_one_level_per_level_bit_by_bit() -> None:
@@ -155,6 +169,46 @@ def test_each_level_has_its_own_number_of_steps_and_size_of_step() -> None:
     draw(ladder("shared", 3), num_steps=[0, 1, 3], step_multiplier=[1.0, 1.7, 1.0], record=same)
     differ = [not a.x.equal(b.x) for a, b in zip(recorded.stages, same.stages, strict=True)]
     assert differ.index(True) == 1 + 4 + 1  # the first step of level 1
+
+
+class Counting(Plain):
+    """The plain formulation; counts the images whose gradient is taken."""
+
+    def __init__(self) -> None:
+        self.num_images = 0
+
+    def prepare(self, net: nn.Module) -> Prepared:
+        prepared, counting = super().prepare(net), self
+
+        class Counted:
+            def __init__(self, f: BatchEnergy) -> None:
+                self.f = f
+
+            def __call__(self, y: Tensor) -> Tensor:
+                return self.f(y)
+
+            def gradient(self, y: Tensor) -> Tensor:
+                counting.num_images += len(y)
+                return self.f.gradient(y)
+
+        return lambda logsnr, label: Counted(prepared(logsnr, label))  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("with_initializer", [True, False])
+@pytest.mark.parametrize("num_steps", [0, 3, (2, 0, 1)])
+@pytest.mark.parametrize("guidance, denoise_scale", [(0.0, 2.0), (1.5, 0.0), ((0.5, 0.0, 2.0), 1.0)])
+def test_gradients_are_counted_as_they_are_taken(
+    with_initializer: bool, num_steps: Any, guidance: Any, denoise_scale: float
+) -> None:
+    three, counting = ladder("shared", 3), Counting()
+    if not with_initializer:
+        three = PairLadder([range(3)], lambda: Pair(make_pair().energy, None))
+    weights = guidance if isinstance(guidance, tuple) else (guidance,) * 3
+    condition = [Condition.guided(LABEL, weight) for weight in weights]
+    settings = {"num_steps": num_steps, "denoise_scale": denoise_scale}
+    draw(three, condition=condition, formulation=counting, **settings)
+    expected = num_gradients(3, guidance=guidance, has_initializer=with_initializer, **settings)
+    assert counting.num_images == expected * len(LABEL)
 
 
 def test_without_noise_the_one_shot_draw_is_its_mean() -> None:
