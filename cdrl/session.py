@@ -16,13 +16,19 @@ PROBE_TIMEOUT_S = 5.0
 
 
 @contextmanager
-def connected(cluster: ClusterConfig, *, num_cpus: int | None = None, dashboard: bool = False) -> Iterator[None]:
+def connected(
+    cluster: ClusterConfig,
+    *,
+    num_cpus: int | None = None,
+    resources: dict[str, float] | None = None,
+    dashboard: bool = False,
+) -> Iterator[None]:
     """Ray as it runs already, else at `cluster.address`, else started here and ended with the block.
 
     A session started here is authenticated by a random token and listens on loopback.
 
     Args:
-        num_cpus: of a session started here; default: what the workers need.
+        num_cpus, resources: of a session started here; default: what the workers need, and no others.
         dashboard: whether that one has a dashboard, without which nobody can ask for the state of others' workers.
 
     Raises:
@@ -37,6 +43,7 @@ def connected(cluster: ClusterConfig, *, num_cpus: int | None = None, dashboard:
         ray.init(
             "local",  # also where RAY_ADDRESS names another cluster
             num_cpus=num_cpus or cluster.max_workers,
+            resources=resources,
             include_dashboard=dashboard,
             dashboard_host="127.0.0.1",
             log_to_driver=False,
@@ -47,7 +54,8 @@ def connected(cluster: ClusterConfig, *, num_cpus: int | None = None, dashboard:
         _connect(str(cluster.address))
     try:
         there = ray.cluster_resources()
-        for kind, needed in (("CPU", cluster.min_workers), ("GPU", cluster.min_workers * cluster.use_gpu * cluster.gpu_share)):
+        gpus = cluster.min_workers * cluster.gpu_share if cluster.use_gpu else 0
+        for kind, needed in (("CPU", cluster.min_workers), ("GPU", gpus)):
             if there.get(kind, 0) < needed:
                 raise ConfigError(
                     f"cluster.num_workers: {cluster.min_workers} workers need {needed:g} {kind}s, "

@@ -23,6 +23,7 @@ from cdrl.cli import (
     serve,
     track,
     train,
+    tune,
 )
 
 __all__ = ["attach"]
@@ -34,6 +35,7 @@ def attach(app: typer.Typer) -> None:
     app.add_typer(schedule.app, name="schedule")
     app.add_typer(data.app, name="data")
     app.command()(train.train)
+    app.command()(tune.tune)
     app.command()(evaluate.evaluate)
     app.command()(compare.compare)
     app.command()(curve.curve)
