@@ -167,9 +167,12 @@ def test_the_spaces_that_are_shipped_go_with_digits(name: str) -> None:
             },
             "look at each other",
         ),
-        ({"settings": {"training.lr": 3}, "parameters": {"schedule.warp": {"low": 1, "high": 2}}}, "training.lr: unknown"),
+        ({"settings": {"training.lr": 3}, "parameters": {"schedule.warp": {"low": 1, "high": 2}}}, "lr: unknown"),
         (
-            {"searcher": "grid", "parameters": {"schedule.step_scale": {"low": 1e-5, "high": 1e-3, "per_level": True}}},
+            {
+                "searcher": "grid",
+                "parameters": {"schedule.step_scale": {"low": 1e-5, "high": 1e-3, "per_level": True}},
+            },
             "not with grid",
         ),
     ],
