@@ -14,10 +14,11 @@ from cdrl.tracking.journal import Journal
 from cdrl.tuning.family import adopt
 from cdrl.tuning.notes import Notes, Score, State, Trial
 from cdrl.tuning.plots import shared_step
+from cdrl.tuning.population import check_population
 from cdrl.tuning.propose import propose
 from cdrl.tuning.ranking import Ranking, rank
 from cdrl.tuning.run import write_results
-from cdrl.tuning.search import _Rungs, check_population
+from cdrl.tuning.search import _Rungs
 from cdrl.tuning.space import load_space
 from cdrl.tuning.story import Story
 from cdrl.tuning.sweep import Sweep, build_sweep
