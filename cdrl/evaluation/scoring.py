@@ -19,7 +19,7 @@ from cdrl.evaluation.inception_score import inception_scores
 from cdrl.evaluation.kernel import kernel_distances
 from cdrl.evaluation.protocol import Scores
 
-__all__ = ["Scored", "score"]
+__all__ = ["Scored", "distance_with_error", "score"]
 
 
 @dataclass(frozen=True)
@@ -56,15 +56,12 @@ def score(
         ConfigError: too few images for a score.
     """
     few, n = seen.few, len(seen.few)
-    num_resamples = num_resamples_for(few.shape[1])
     precision, recall = precision_recall(few, other.few, device=device)
-    counts = resampled(n, num_resamples, np.random.Generator(np.random.Philox(seed)))
-    frechet = frechet_distance(seen.moments, other.moments)
-    again = np.array([frechet_distance(Moments.of(few, row), other.moments) for row in counts[1:]])
-    deviations = (again - again.mean()) * math.sqrt(n / seen.moments.n)
+    counts = _counts(seen, seed)
+    frechet, deviations = _distance(seen, other, counts)
     kernel = kernel_distances(few, other.few, counts, device=device)
     logits = extractor.logits(seen.rows)
-    variety = None if logits is None else inception_scores(logits, num_resamples, np.random.default_rng(seed))
+    variety = None if logits is None else inception_scores(logits, len(counts) - 1, np.random.default_rng(seed))
     return Scored(
         {
             "frechet": frechet,
@@ -84,6 +81,24 @@ def score(
         },
         deviations,
     )
+
+
+def distance_with_error(seen: Measured, other: Measured, seed: int) -> tuple[float, float]:
+    """The Fréchet distance of two sets and its standard error, as `score` has them."""
+    frechet, deviations = _distance(seen, other, _counts(seen, seed))
+    return frechet, spread(deviations)
+
+
+def _counts(seen: Measured, seed: int) -> NDArray[np.int64]:
+    few = seen.few
+    return resampled(len(few), num_resamples_for(few.shape[1]), np.random.Generator(np.random.Philox(seed)))
+
+
+def _distance(seen: Measured, other: Measured, counts: NDArray[np.int64]) -> tuple[float, NDArray]:
+    """And the deviations, as `Scored` has them."""
+    again = np.array([frechet_distance(Moments.of(seen.few, row), other.moments) for row in counts[1:]])
+    deviations = (again - again.mean()) * math.sqrt(len(seen.few) / seen.moments.n)
+    return frechet_distance(seen.moments, other.moments), deviations
 
 
 def _of_share(share: float, n: int) -> float:
