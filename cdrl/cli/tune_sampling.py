@@ -1,13 +1,13 @@
 """`cdrl tune --sampling RUN`."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from cdrl.cli.config import SetOption
 from cdrl.runs import Which
 
 if TYPE_CHECKING:
@@ -15,27 +15,24 @@ if TYPE_CHECKING:
 
 __all__ = ["ranking_table", "tune_sampling"]
 
+NUM_CANDIDATES = 24
 NUM_SHOWN = 15
 USUAL_IMAGES = {"inception": 5000}  # more than its features; for the others 2000, of fewer the errors are too large
 
 
 def tune_sampling(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, a unique beginning of it, or its folder.")],
-    space: Annotated[
-        Path | None,
-        typer.Option(metavar="YAML", help="What to search; default: K and m per level, the final denoise."),
-    ] = None,
-    candidates: Annotated[int, typer.Option(min=0, help="Settings to try beside the run's own and the K curve.")] = 24,
-    samples: Annotated[int | None, typer.Option(min=4, help="Images at each setting; default: 2000.")] = None,
-    confirm: Annotated[
-        int | None, typer.Option(min=5, help="Images to confirm with, of a fresh seed; default: the run's setting.")
-    ] = None,
-    which: Annotated[Which, typer.Option(help="Which checkpoint.")] = "best",
-    workers: Annotated[int, typer.Option(min=1, help="Ray workers that draw; 1 = this process.")] = 1,
-    overrides: SetOption = None,
-    root: Annotated[str, typer.Option("--root", metavar="FOLDER", help="The folder of runs.")] = "runs",
+    run: str,
+    *,
+    space: Path | None = None,
+    candidates: int = NUM_CANDIDATES,
+    samples: int | None = None,
+    confirm: int | None = None,
+    which: Which = "best",
+    workers: int = 1,
+    overrides: Sequence[str] = (),
+    root: str = "runs",
 ) -> None:
-    """Search the sampler's settings of a trained run: as good as its own and faster. Repeated, it goes on."""
+    """Search the sampler's settings of a trained run, and tell what was found."""
     from cdrl import config as configuration
     from cdrl.cli.evaluate import showing_progress
     from cdrl.errors import TrackingError
@@ -47,7 +44,7 @@ def tune_sampling(
     from cdrl.tuning.sampling_start import usual_space
 
     record = RunRecord.read(run, root)
-    config = configuration.override(record.config, [*(overrides or ()), f"cluster.num_workers={workers}"])
+    config = configuration.override(record.config, [*overrides, f"cluster.num_workers={workers}"])
     num_images = samples or USUAL_IMAGES.get(config.evaluation.extractor, 2000)
     search = Search(
         config=config,

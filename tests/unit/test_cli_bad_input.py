@@ -134,3 +134,20 @@ def test_a_manifest_whose_parts_disagree(
     place.write_text(json.dumps(json.loads(place.read_text()) | change))
     assert message in refused("data", "inspect", "digits")
     assert not (tmp_path / "digits" / "contact-sheet.png").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments, reason",
+    [
+        ((), "expected CONFIG --space SPACE, to train, or --sampling RUN"),
+        (("digits", "--sampling", "digits"), "expected CONFIG --space SPACE, to train, or --sampling RUN"),
+        (("digits",), "--space SPACE is missing"),
+        (("digits", "--space", "steps", "--which", "best"), "--which goes with --sampling RUN"),
+        (("--sampling", "digits", "--scheduler", "asha"), "--scheduler goes with CONFIG"),
+        (("--sampling", "nobody"), "no such run below 'runs'"),
+    ],
+)
+def test_a_sweep_and_a_search_of_the_sampler_are_not_mixed(
+    arguments: tuple[str, ...], reason: str, refused: Refused
+) -> None:
+    assert reason in refused("tune", *arguments)
