@@ -24,7 +24,7 @@ class Story:
     """Trials, their step and distance, and what is left.
 
     Args:
-        parallel: trials at a time.
+        parallel: trials at a time; 0 = as many as the cluster has room for.
     """
 
     def __init__(self, console: Console, sweep: Sweep, notes: Notes, parallel: int) -> None:
@@ -84,7 +84,8 @@ class Story:
                 figure(last.fd, last.error) if last else "-",
                 Text(", ".join(f"{key.rpartition('.')[2]}={_short(value)}" for key, value in trial.parameters.items())),
             )
-        return Group(table, Text(f"{self.left()}; {self._parallel} at a time", "dim"))
+        room = f"; {self._parallel} at a time" if self._parallel else ""
+        return Group(table, Text(f"{self.left()}{room}", "dim"))
 
     def _step(self, trial: Trial) -> int:
         """Updates that a run has written down."""

@@ -217,6 +217,9 @@ def test_settings_that_came_later_leave_the_runs_of_before_their_identity() -> N
     assert "warp" not in load("digits").identity["schedule"]
     assert "logsnr" not in load("digits").identity["schedule"]
     assert load("digits", ["schedule.warp=2"]).identity["schedule"]["warp"] == 2.0
+    assert "weight_power" not in load("digits").identity["schedule"]
+    assert not {"start", "start_with"} & set(load("digits").identity["training"])
+    assert load("digits", ["training.start=/a"]).run_id != load("digits", ["training.start=/b"]).run_id
     assert set(load("digits").identity["data"]) == {"shape", "num_classes", "flip"}
     streams = [load("digits", ["data.stream=true", f"data.window={window}"]).run_id for window in (2, 3)]
     assert streams[0] != streams[1]
