@@ -10,7 +10,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cdrl.evaluation.bootstrap import num_resamples_for, resampled, spread, standard_error
 from cdrl.evaluation.extractor import Extractor
@@ -34,7 +33,7 @@ class Scored:
 
     scores: Scores
     errors: Scores
-    deviations: NDArray
+    deviations: tuple[float, ...]
 
 
 def score(
@@ -79,7 +78,7 @@ def score(
             "recall": _of_share(recall, len(other.few)),
             "label_accuracy": None if label_accuracy is None else _of_share(label_accuracy, seen.moments.n),
         },
-        deviations,
+        tuple(deviations.tolist()),
     )
 
 

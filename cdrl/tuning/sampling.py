@@ -173,7 +173,7 @@ class _Scored:
             seconds=drawn.seconds / len(drawn.images),
             scores=found.scores,
             errors=found.errors,
-            deviations=tuple(found.deviations.tolist()),
+            deviations=found.deviations,
         )
         self._book.add(candidate)
         if (shelf := scorer.shelf(sampling)) is not None:

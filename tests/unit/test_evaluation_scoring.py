@@ -150,7 +150,8 @@ def test_collapse_is_a_diagnosis_and_its_scores_are_numbers() -> None:
     assert "mode collapse: all 200 images are equal" in lines
     assert any("singular: rank 0, that of real images 4" in line for line in lines)
     scored = score(measured(one), measured(normal(300, 4, 5)), Classes(), label_accuracy=None, seed=0)
-    assert all(value is None or math.isfinite(value) for part in vars(scored).values() for value in part.values())
+    figures = [*scored.scores.values(), *scored.errors.values()]
+    assert all(value is None or math.isfinite(value) for value in figures)
     assert scored.scores["inception"] == pytest.approx(1) and scored.scores["recall"] == 0
     few = np.concatenate([one, normal(20, 4, 1)])
     assert "mode collapse: only 21 of 220 images differ from each other" in told(few)
