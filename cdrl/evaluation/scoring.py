@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cdrl.evaluation.bootstrap import num_resamples_for, resampled, spread, standard_error
 from cdrl.evaluation.extractor import Extractor
