@@ -18,6 +18,7 @@ from cdrl.cli import (
     ood,
     registry,
     replay,
+    report,
     sample,
     schedule,
     serve,
@@ -36,6 +37,7 @@ def attach(app: typer.Typer) -> None:
     app.add_typer(data.app, name="data")
     app.command()(train.train)
     app.command()(evaluate.evaluate)
+    app.command()(report.report)
     app.command()(compare.compare)
     app.command()(curve.curve)
     app.add_typer(registry.app, name="registry")
