@@ -16,4 +16,4 @@ def evaluate(run: str, root: str, address: str) -> dsl.ContainerSpec:
         root: folder of the run's record.
         address: where the work is done: local, http://HOST:8265 or kuberay.
     """
-    return submitted(address, "evaluate", run, "--root", root)
+    return submitted(address, root, "evaluate", run, "--root", root)

@@ -8,7 +8,7 @@ __all__ = ["prepare"]
 
 
 @dsl.container_component
-def prepare(source: str, data: str, workers: int, max_bad: int, address: str) -> dsl.ContainerSpec:
+def prepare(source: str, data: str, workers: int, max_bad: int, root: str, address: str) -> dsl.ContainerSpec:
     """Prepare a dataset; one that is already there with the same digests of its sources is left as it is.
 
     Args:
@@ -16,6 +16,7 @@ def prepare(source: str, data: str, workers: int, max_bad: int, address: str) ->
         data: URI of the dataset, s3://bucket/key.
         workers: Ray workers that decode; 0 = one process.
         max_bad: rows that may be left out because they cannot be read.
+        root: folder of the runs, on a volume that all steps share.
         address: where the work is done: local, http://HOST:8265 or kuberay.
     """
-    return submitted(address, "data", "prepare", source, data, "--workers", workers, "--max-bad", max_bad)
+    return submitted(address, root, "data", "prepare", source, data, "--workers", workers, "--max-bad", max_bad)

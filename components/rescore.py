@@ -24,4 +24,4 @@ def rescore(
     """
     sets = ["--set", f"data.uri={data}", "--set", f"evaluation.seed={seed}"]
     places = ["--to", f"{root}/nightly/{model}{version}", "--root", root, "--tracking", tracking]
-    return submitted(address, "evaluate", f"models:/{model}{version}", *sets, *places)
+    return submitted(address, root, "evaluate", f"models:/{model}{version}", *sets, *places)

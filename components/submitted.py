@@ -7,7 +7,10 @@ from components.image import IMAGE
 __all__ = ["submitted"]
 
 
-def submitted(address: object, *command: object) -> dsl.ContainerSpec:
-    """Run `cdrl COMMAND` and wait: in the pod itself (`local`), on a Ray cluster, or on one that KubeRay makes."""
-    args = ["--address", address, "--wait", "--", *command]
+def submitted(address: object, root: object, *command: object) -> dsl.ContainerSpec:
+    """Run `cdrl COMMAND` and wait: in the pod itself (`local`), on a Ray cluster, or on one that KubeRay makes.
+
+    Below `root` a note of the job is kept.
+    """
+    args = ["--address", address, "--root", root, "--wait", "--", *command]
     return dsl.ContainerSpec(image=IMAGE, command=["cdrl", "submit"], args=args)

@@ -31,4 +31,4 @@ def train(
         "tracking.uri": tracking,
     }
     sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
-    return submitted(address, "train", f"{root}/{run}-sweep/best.yaml", *sets)
+    return submitted(address, root, "train", f"{root}/{run}-sweep/best.yaml", *sets)

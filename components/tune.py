@@ -43,4 +43,4 @@ def tune(
     }
     sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
     named = ["--name", f"{run}-sweep"]
-    return submitted(address, "tune", config, "--space", space, "--num-trials", num_trials, *named, *sets)
+    return submitted(address, root, "tune", config, "--space", space, "--num-trials", num_trials, *named, *sets)

@@ -52,7 +52,7 @@ def whole(
     data: str = "s3://cdrl/data/digits",
     workers: int = 0,
     max_bad: int = 0,
-    space: str = "schedule",
+    space: str = "schedules",
     num_trials: int = 3,
     trial_updates: int = 200,
     num_updates: int = 2000,
@@ -63,22 +63,13 @@ def whole(
     tracking: str = "http://mlflow:5000",
 ) -> None:
     """A new name for `run` trains anew, an old one resumes; with `num_trials` 0 there is no sweep."""
-    kept = {"root": root, "tracking": tracking}
+    at, kept = {"data": data, "root": root, "address": address}, {"root": root, "tracking": tracking}
+    where = {**at, "storage": storage, "tracking": tracking}
     with dsl.ExitHandler(light(close(run=run, root=root)), name="work"):
-        prepared = heavy(prepare(source=source, data=data, workers=workers, max_bad=max_bad, address=address))
-        chosen = choose(
-            config=config,
-            space=space,
-            num_trials=num_trials,
-            trial_updates=trial_updates,
-            run=run,
-            data=data,
-            storage=storage,
-            address=address,
-            **kept,
-        )
-        fitted = train(run=run, num_updates=num_updates, data=data, storage=storage, address=address, **kept)
-        heavy(fitted, cpus=4, hours=7 * DAYS)
+        prepared = heavy(prepare(source=source, workers=workers, max_bad=max_bad, **at))
+        sweep = {"space": space, "num_trials": num_trials, "trial_updates": trial_updates}
+        chosen = choose(config=config, run=run, **sweep, **where)
+        fitted = heavy(train(run=run, num_updates=num_updates, **where), cpus=4, hours=7 * DAYS)
         scored = heavy(evaluate(run=run, root=root, address=address), cpus=4)
         shown = light(report(card=run, root=root))
         version = light(register(run=run, root=root))
@@ -103,10 +94,11 @@ def train_only(
     tracking: str = "http://mlflow:5000",
 ) -> None:
     """A new name for `run` trains anew, an old one resumes."""
+    at = {"data": data, "root": root, "address": address}
+    where = {**at, "storage": storage, "tracking": tracking}
     with dsl.ExitHandler(light(close(run=run, root=root)), name="work"):
-        prepared = heavy(prepare(source=source, data=data, workers=workers, max_bad=max_bad, address=address))
+        prepared = heavy(prepare(source=source, workers=workers, max_bad=max_bad, **at))
         frozen = light(freeze(config=config, run=run, root=root))
-        where = {"data": data, "root": root, "storage": storage, "tracking": tracking, "address": address}
         fitted = heavy(train(run=run, num_updates=num_updates, **where), cpus=4, hours=7 * DAYS)
         in_order(prepared, frozen, fitted)
 
@@ -119,7 +111,7 @@ def sweep_then_train(
     data: str = "s3://cdrl/data/digits",
     workers: int = 0,
     max_bad: int = 0,
-    space: str = "schedule",
+    space: str = "schedules",
     num_trials: int = 3,
     trial_updates: int = 200,
     num_updates: int = 2000,
@@ -129,9 +121,10 @@ def sweep_then_train(
     tracking: str = "http://mlflow:5000",
 ) -> None:
     """A new name for `run` sweeps anew, an old one goes on."""
+    at = {"data": data, "root": root, "address": address}
+    where = {**at, "storage": storage, "tracking": tracking}
     with dsl.ExitHandler(light(close(run=run, root=root)), name="work"):
-        prepared = heavy(prepare(source=source, data=data, workers=workers, max_bad=max_bad, address=address))
-        where = {"data": data, "root": root, "storage": storage, "tracking": tracking, "address": address}
+        prepared = heavy(prepare(source=source, workers=workers, max_bad=max_bad, **at))
         found = tune(config=config, space=space, num_trials=num_trials, num_updates=trial_updates, run=run, **where)
         heavy(found, cpus=4, hours=3 * DAYS)
         fitted = heavy(train(run=run, num_updates=num_updates, **where), cpus=4, hours=7 * DAYS)
