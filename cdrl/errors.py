@@ -5,11 +5,14 @@ The command line prints one such line and exits with `exit_code`: 2 for what the
 
 __all__ = [
     "CdrlError",
+    "ClusterError",
+    "ClusterOutage",
     "ConfigError",
     "DataError",
     "Diverged",
     "GateFailed",
     "JobFailed",
+    "JobRefused",
     "RegistryError",
     "StorageError",
     "TrackingError",
@@ -53,10 +56,26 @@ class GateFailed(CdrlError):
     """A promotion was refused; the message holds the reasons."""
 
 
+class ClusterError(CdrlError):
+    """A cluster refuses the request, or something that was asked for is not there."""
+
+
+class ClusterOutage(ClusterError):
+    """A cluster does not answer, or not as it should: a later try may succeed."""
+
+    exit_code = 1
+
+
 class JobFailed(CdrlError):
     """A job on the cluster ended in failure."""
 
     exit_code = 1
+
+
+class JobRefused(JobFailed):
+    """A job's command ended because of something that its user can mend."""
+
+    exit_code = 2
 
 
 class Diverged(CdrlError):

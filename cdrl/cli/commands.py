@@ -5,9 +5,11 @@ from typing import Any
 
 import typer
 
+from cdrl import config as configuration
+from cdrl.config import Config
 from cdrl.errors import ConfigError
 
-__all__ = ["checked", "parse"]
+__all__ = ["checked", "on_cluster", "parse"]
 
 UsageError: type[Any] = typer.BadParameter.__bases__[0]
 """Of click, which typer may bring along under a name of its own."""
@@ -23,14 +25,12 @@ def parse(arguments: Sequence[str]) -> dict[str, Any]:
     return _leaf(arguments)[1]
 
 
-def checked(arguments: Sequence[str]) -> None:
-    """Look at a user's command before it travels: its arguments, and the configuration if it trains a preset.
+def checked(arguments: Sequence[str]) -> Config | None:
+    """Look at a user's command before it travels; returns the configuration where it trains a preset.
 
     Raises:
         ConfigError: no such command, arguments that it does not take, or a preset with settings that it does not take.
     """
-    from cdrl import config
-
     line = f"`cdrl {' '.join(arguments)}`"
     try:
         command, given = _leaf(arguments)
@@ -39,8 +39,22 @@ def checked(arguments: Sequence[str]) -> None:
     except UsageError as error:
         raise ConfigError(f"{line}: {error.format_message()}; see `cdrl {arguments[0]} --help`") from None
     # a file may exist only where the command will run, a preset is the same everywhere
-    if command == "train" and given["source"] in config.presets():
-        config.load(given["source"], given["overrides"] or ())
+    if command != "train" or given["source"] not in configuration.presets():
+        return None
+    workers = [f"cluster.num_workers={given['workers']}"] if given["workers"] else []
+    return configuration.load(given["source"], [*(given["overrides"] or ()), *workers])
+
+
+def on_cluster(arguments: Sequence[str]) -> list[str]:
+    """The same command for a machine of a Ray cluster: where it would start Ray, it takes the one that is there."""
+    given = parse(arguments)
+    settings = given.get("overrides") or ()
+    if any(setting.startswith("cluster.address=") for setting in settings) or given.get("workers") in (0, 1):
+        return list(arguments)
+    if "address" in given:
+        return list(arguments) + (["--address", "auto"] if given["address"] is None else [])
+    takes = "workers" in given and "overrides" in given
+    return list(arguments) + (["--set", "cluster.address=auto"] if takes else [])
 
 
 def _leaf(arguments: Sequence[str]) -> tuple[str, dict[str, Any]]:

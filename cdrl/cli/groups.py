@@ -14,6 +14,7 @@ from cdrl.cli import (
     density,
     evaluate,
     inpaint,
+    jobs,
     likelihood,
     ood,
     registry,
@@ -54,3 +55,4 @@ def attach(app: typer.Typer) -> None:
     app.command()(replay.replay)
     app.command()(bench.bench)
     app.command()(submit.submit)
+    app.add_typer(jobs.app, name="jobs")

@@ -18,21 +18,9 @@ from pipeline.compile import documents
 from pipeline.parameters import resolve
 from pipeline.run import Execution, StepFailed, Stopped
 from pipeline.state import State, opened
+from tests.pipeline_parts import USUAL, Trial
 
 ROOT = Path(__file__).parents[2]
-PROGRAM = """
-import json, os, pathlib, sys, time
-log, step, decision, failing, slow, *line = sys.argv[1:]
-with open(log, "a") as file:
-    file.write(json.dumps([step, line]) + "\\n")
-if step in failing.split(","):
-    sys.exit(2)
-if step == slow:
-    time.sleep(60)
-if "--decision" in line:
-    pathlib.Path(line[line.index("--decision") + 1]).write_text(decision)
-"""
-USUAL = {"address": "local", "root": "runs", "storage": "", "tracking": "", "data": "runs/data/digits", "run": "monday"}
 PLACES = ["--root", "runs", "--tracking", ""]
 SETS = ["data.uri=runs/data/digits", "run.root=runs", "run.storage=", "tracking.uri="]
 
@@ -65,44 +53,6 @@ LINES = {
     "close": ["cdrl", "track", "sync", "monday", "--root", "runs", "--if-any"],
 }
 """What `cdrl` is asked to do in each step; written by hand, so that graph and executor have something to agree with."""
-
-
-class Trial:
-    """The graph with `PROGRAM` in front of every command line, which writes down who is called with what."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.log = folder / "state", folder / "log.jsonl"
-        self.told: list[tuple[str, str]] = []
-
-    def spec(self, which: str, decision: str, failing: str, slow: str) -> dict[str, Any]:
-        spec = documents(which)[0]
-        for label, executor in spec["deploymentSpec"]["executors"].items():
-            container, step = executor["container"], label.removeprefix("exec-")
-            front = [sys.executable, "-c", PROGRAM, str(self.log), step, decision, failing, slow]
-            container["command"] = [*front, *container["command"]]
-        return spec
-
-    def run(
-        self, which: str = "cdrl", *, decision: str = "passed", failing: str = "", slow: str = "", **asked: object
-    ) -> None:
-        spec = self.spec(which, decision, failing, slow)
-        chosen = resolve(spec, asked, USUAL)
-        self.told.clear()
-        with opened(self.folder, which, chosen) as state:
-            state.end_orphan(lambda text: self.told.append(("", text)))
-            Execution(spec, state, self.folder, lambda step, what: self.told.append((step, what))).run()
-
-    @property
-    def called(self) -> list[tuple[str, list[str]]]:
-        lines = self.log.read_text().splitlines() if self.log.is_file() else []
-        return [(step, line) for step, line in map(json.loads, lines)]
-
-    @property
-    def steps(self) -> list[str]:
-        return [step for step, _ in self.called]
-
-    def became(self, what: str) -> list[str]:
-        return [step for step, told in self.told if told == what]
 
 
 @pytest.fixture
@@ -230,13 +180,9 @@ def test_two_calls_at_once_are_refused(trial: Trial) -> None:
 
 def _child(trial: Trial, slow: str) -> subprocess.Popen[str]:
     """The same trial in a process of its own, standing in the step `slow`."""
-    code = (
-        "import sys; from pathlib import Path; from cdrl.errors import CdrlError; "
-        "from tests.unit.test_pipeline_run import Trial\n"
-        f"try: Trial(Path({str(trial.folder.parent)!r})).run('train', slow={slow!r})\n"
-        "except CdrlError as error: print(error, file=sys.stderr); sys.exit(error.exit_code)"
-    )
-    child = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, str(ROOT / "tests/pipeline_parts.py"), str(trial.folder.parent), slow]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    child = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     while slow not in trial.steps:
         assert child.poll() is None, child.stderr and child.stderr.read()
         time.sleep(0.05)

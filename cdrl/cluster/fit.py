@@ -1,0 +1,30 @@
+"""Whether a training and the cluster that is made for it belong together."""
+
+from cdrl.cluster.spec import JobSpec
+from cdrl.config import Config
+from cdrl.errors import ConfigError
+
+__all__ = ["check_fit"]
+
+
+def check_fit(config: Config, spec: JobSpec) -> None:
+    """Look at what would be found out on the cluster only, and late.
+
+    Raises:
+        ConfigError: workers without a place, GPUs that nobody uses, or checkpoints on a disk that goes with its pod.
+    """
+    gpus = sum(group.gpus * group.most for group in spec.workers)
+    if config.cluster.use_gpu and config.cluster.min_workers > gpus:
+        raise ConfigError(
+            f"cluster.num_workers: {config.cluster.min_workers} workers need a GPU each, the job has {gpus}; "
+            "raise workers.replicas or workers.gpus of the job"
+        )
+    if gpus and not config.cluster.use_gpu:
+        raise ConfigError(f"cluster.use_gpu is false, but the job takes {gpus} GPUs; set it, or leave out workers.gpus")
+    for setting, uri in (("run.storage", config.run.storage or config.run.root), ("data.uri", config.data.uri)):
+        on_volume = spec.volume is not None and str(uri).startswith(f"{spec.volume_path}/") or uri == spec.volume_path
+        if not (str(uri).startswith("s3://") or on_volume):
+            raise ConfigError(
+                f"{setting} {uri!r} is on a pod's own disk, which goes with the pod; expected s3://BUCKET/KEY"
+                + (f" or below {spec.volume_path}" if spec.volume else ", or give the job a volume")
+            )
