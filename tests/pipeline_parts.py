@@ -17,16 +17,17 @@ from pipeline.state import opened
 __all__ = ["USUAL", "Trial"]
 
 PROGRAM = """
-import json, os, pathlib, sys, time
-log, step, decision, failing, slow, *line = sys.argv[1:]
-with open(log, "a") as file:
+import json, pathlib, sys, time
+folder, step, *line = sys.argv[1:]
+asked = json.loads(pathlib.Path(folder, "asked.json").read_text())
+with open(folder + "/log.jsonl", "a") as file:
     file.write(json.dumps([step, line]) + "\\n")
-if step in failing.split(","):
+if step == asked["failing"]:
     sys.exit(2)
-if step == slow:
+if step == asked["slow"]:
     time.sleep(60)
-if "--decision" in line:
-    pathlib.Path(line[line.index("--decision") + 1]).write_text(decision)
+if "--decision" in line and asked["decision"]:
+    pathlib.Path(line[line.index("--decision") + 1]).write_text(asked["decision"])
 """
 USUAL = {"address": "local", "root": "runs", "storage": "", "tracking": "", "data": "runs/data/digits", "run": "monday"}
 
@@ -35,21 +36,23 @@ class Trial:
     """The graph with `PROGRAM` in front of every command line, which writes down who is called with what."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.log = folder / "state", folder / "log.jsonl"
+        self._asked, self.folder, self.log = folder / "asked.json", folder / "state", folder / "log.jsonl"
         self.told: list[tuple[str, str]] = []
 
-    def spec(self, which: str, decision: str, failing: str, slow: str) -> dict[str, Any]:
+    def _spec(self, which: str) -> dict[str, Any]:
         spec = documents(which)[0]
         for label, executor in spec["deploymentSpec"]["executors"].items():
             container, step = executor["container"], label.removeprefix("exec-")
-            front = [sys.executable, "-c", PROGRAM, str(self.log), step, decision, failing, slow]
+            front = [sys.executable, "-c", PROGRAM, str(self.log.parent), step]
             container["command"] = [*front, *container["command"]]
         return spec
 
     def run(
         self, which: str = "cdrl", *, decision: str = "passed", failing: str = "", slow: str = "", **asked: object
     ) -> None:
-        spec = self.spec(which, decision, failing, slow)
+        """A decision of "" is not written."""
+        self._asked.write_text(json.dumps({"decision": decision, "failing": failing, "slow": slow}))
+        spec = self._spec(which)
         chosen = resolve(spec, asked, USUAL)
         self.told.clear()
         with opened(self.folder, which, chosen) as state:

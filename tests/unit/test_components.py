@@ -23,7 +23,7 @@ OUTPUT = re.compile(r"\{\{\$\.outputs\.parameters\['(\w+)'\]\.output_file\}\}")
 VALUES = {
     "source": "digits",
     "config": "digits",
-    "space": "schedule",
+    "space": "schedules",
     "run": "digits-monday",
     "card": "digits-monday",
     "model": "digits",
@@ -153,7 +153,7 @@ def test_the_image_can_be_named_when_the_pipeline_is_compiled() -> None:
     assert done.stdout == "registry.example/cdrl@sha256:00\n"
 
 
-@pytest.mark.parametrize("image", ["registry.example:5000/team/cdrl@sha256:" + "0a" * 32, "cdrl:0.1.0", "r.example:5/c:1"])
+@pytest.mark.parametrize("image", ["r.example:5000/team/cdrl@sha256:" + "0a" * 32, "cdrl:0.1.0", "r.example:5/c:1"])
 def test_a_pinned_image_is_taken(image: str) -> None:
     checked_image(image)
 

@@ -101,7 +101,8 @@ def test_promotion_waits_for_the_gate_and_asks_a_single_value() -> None:
             if task["taskInfo"]["name"] == "passed"
         ]
         assert not more and task["dependentTasks"] == ["gate"]
-        assert task["triggerPolicy"]["condition"] == "inputs.parameter_values['pipelinechannel--gate-decision'] == 'passed'"
+        asked = "inputs.parameter_values['pipelinechannel--gate-decision']"
+        assert task["triggerPolicy"]["condition"] == f"{asked} == 'passed'"
         assert list(spec["components"]["comp-gate"]["outputDefinitions"]["parameters"]) == ["decision"]
 
 
@@ -127,7 +128,8 @@ def problems(documents: Documents) -> list[str]:
             found.append(f"{step}: no deadline")
         if [mount["mountPath"] for mount in pod.get("pvcMount", ())] != [ROOT]:
             found.append(f"{step}: not on the shared volume")
-        if {secret["secretName"] for secret in pod.get("secretAsEnv", ())} != {"cdrl-storage", "cdrl-tracking", "cdrl-ray"}:
+        secrets = {secret["secretName"] for secret in pod.get("secretAsEnv", ())}
+        if secrets != {"cdrl-storage", "cdrl-tracking", "cdrl-ray"}:
             found.append(f"{step}: credentials not from Secrets")
         if container.get("env"):
             found.append(f"{step}: an environment value in clear")

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,7 +15,7 @@ from cdrl.errors import ConfigError, JobFailed, StorageError
 from pipeline import graph
 from pipeline.compile import documents
 from pipeline.parameters import resolve
-from pipeline.run import Execution, StepFailed, Stopped
+from pipeline.run import StepFailed, Stopped
 from pipeline.state import State, opened
 from tests.pipeline_parts import USUAL, Trial
 
@@ -93,10 +92,8 @@ def test_what_the_gate_refuses_is_not_promoted_and_that_is_no_failure(trial: Tri
 
 
 def test_a_gate_that_says_nothing_is_a_failure(trial: Trial) -> None:
-    spec = trial.spec("nightly", "passed", "", "")
-    spec["components"]["comp-gate"]["outputDefinitions"]["parameters"] = {}
-    with opened(trial.folder, "nightly", resolve(spec, {}, USUAL)) as state, pytest.raises(JobFailed, match="nothing there"):
-        Execution(spec, state, trial.folder, lambda *_: None).run()
+    with pytest.raises(JobFailed, match="step gate: it ended well but did not write its output"):
+        trial.run("nightly", decision="")
     assert "promote" not in trial.steps
 
 
@@ -178,13 +175,15 @@ def test_two_calls_at_once_are_refused(trial: Trial) -> None:
         trial.run("train")
 
 
-def _child(trial: Trial, slow: str) -> subprocess.Popen[str]:
-    """The same trial in a process of its own, standing in the step `slow`."""
+def _child(trial: Trial, slow: str) -> subprocess.Popen[bytes]:
+    """The same trial in a process of its own, standing in the step `slow`; what it says goes to a file."""
     command = [sys.executable, str(ROOT / "tests/pipeline_parts.py"), str(trial.folder.parent), slow]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    child = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    said = trial.folder.with_name("said")
+    with said.open("w") as file:
+        child = subprocess.Popen(command, env=environment, stderr=file)
     while slow not in trial.steps:
-        assert child.poll() is None, child.stderr and child.stderr.read()
+        assert child.poll() is None, said.read_text()
         time.sleep(0.05)
     return child
 
@@ -193,9 +192,9 @@ def _child(trial: Trial, slow: str) -> subprocess.Popen[str]:
 def test_a_signal_reaches_the_step_and_the_same_command_goes_on(trial: Trial, number: signal.Signals) -> None:
     child = _child(trial, "freeze")
     os.kill(child.pid, number)
-    _, said = child.communicate(timeout=30)
-    assert child.returncode == 128 + number
-    assert said.splitlines()[-1] == f"stopped by {number.name} in step freeze; the same command goes on from there"
+    assert child.wait(60) == 128 + number
+    said = trial.folder.with_name("said").read_text().splitlines()[-1]
+    assert said == f"stopped by {number.name} in step freeze; the same command goes on from there"
     trial.log.unlink()
     trial.run("train")
     assert trial.steps == ["freeze", "train", "close"]
@@ -207,7 +206,7 @@ def test_a_killed_call_leaves_no_second_process_at_work(trial: Trial) -> None:
     while (running := State.model_validate_json(state.read_bytes()).running) is None or running.step != "train":
         time.sleep(0.05)
     child.kill()
-    child.communicate(timeout=30)
+    child.wait(60)
     os.kill(running.pid, 0)  # it lives
     trial.log.unlink()
     trial.run("train")
