@@ -28,7 +28,7 @@ __all__ = [
 
 def build_schedule(config: ScheduleConfig) -> Schedule:
     """The schedule that a configuration describes."""
-    return Schedule(_logsnr(config), config.step_scale, config.step_growth)
+    return Schedule(_logsnr(config), config.step_scale, config.step_growth, config.weight_power)
 
 
 def _logsnr(config: ScheduleConfig) -> Tensor:

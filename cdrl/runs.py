@@ -47,6 +47,7 @@ class Checkpoint(BaseModel):
     Attributes:
         step: updates behind it.
         score: of its averaged weights, lower = better; None = not scored.
+        score_error: its standard error.
         identity: digest of the run's identity.
         rescues: rescues from divergence that had been applied by then.
         cost_s: measured seconds of an update of each pair; no part of what training computes.
@@ -57,6 +58,7 @@ class Checkpoint(BaseModel):
 
     step: int
     score: float | None
+    score_error: float | None = None
     identity: str
     manifest_digest: str
     rescues: int = 0
@@ -242,9 +244,10 @@ def absolute(config: Config) -> Config:
         return str(storage.local_path(uri).absolute()) if uri and storage.is_local(uri) else uri
 
     run = config.run.model_copy(update={"root": whole(config.run.root), "storage": whole(config.run.storage)})
+    training = config.training.model_copy(update={"start": whole(config.training.start)})
     data = config.data.model_copy(update={"uri": whole(config.data.uri), "cache": whole(config.data.cache)})
     evaluation = config.evaluation.model_copy(update={"statistics": whole(config.evaluation.statistics)})
-    return config.model_copy(update={"run": run, "data": data, "evaluation": evaluation})
+    return config.model_copy(update={"run": run, "data": data, "training": training, "evaluation": evaluation})
 
 
 def _has_folder(uri: str) -> bool:

@@ -16,10 +16,20 @@ PROBE_TIMEOUT_S = 5.0
 
 
 @contextmanager
-def connected(cluster: ClusterConfig) -> Iterator[None]:
+def connected(
+    cluster: ClusterConfig,
+    *,
+    num_cpus: int | None = None,
+    resources: dict[str, float] | None = None,
+    dashboard: bool = False,
+) -> Iterator[None]:
     """Ray as it runs already, else at `cluster.address`, else started here and ended with the block.
 
-    A session started here is authenticated by a random token, listens on loopback and has no dashboard.
+    A session started here is authenticated by a random token and listens on loopback.
+
+    Args:
+        num_cpus, resources: of a session started here; default: what the workers need, and no others.
+        dashboard: whether that one has a dashboard, without which nobody can ask for the state of others' workers.
 
     Raises:
         ConfigError: no cluster at the address, or it has fewer CPUs or GPUs than the fewest workers need.
@@ -32,8 +42,10 @@ def connected(cluster: ClusterConfig) -> Iterator[None]:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         ray.init(
             "local",  # also where RAY_ADDRESS names another cluster
-            num_cpus=cluster.max_workers,
-            include_dashboard=False,
+            num_cpus=num_cpus or cluster.max_workers,
+            resources=resources,
+            include_dashboard=dashboard,
+            dashboard_host="127.0.0.1",
             log_to_driver=False,
             logging_level="ERROR",
             _node_ip_address="127.0.0.1",
@@ -42,10 +54,11 @@ def connected(cluster: ClusterConfig) -> Iterator[None]:
         _connect(str(cluster.address))
     try:
         there = ray.cluster_resources()
-        for kind, needed in (("CPU", cluster.min_workers), ("GPU", cluster.min_workers * cluster.use_gpu)):
+        gpus = cluster.min_workers * cluster.gpu_share if cluster.use_gpu else 0
+        for kind, needed in (("CPU", cluster.min_workers), ("GPU", gpus)):
             if there.get(kind, 0) < needed:
                 raise ConfigError(
-                    f"cluster.num_workers: {cluster.min_workers} workers need {needed} {kind}s, "
+                    f"cluster.num_workers: {cluster.min_workers} workers need {needed:g} {kind}s, "
                     f"the Ray cluster has {there.get(kind, 0):g}"
                 )
         yield

@@ -26,6 +26,7 @@ from cdrl.cli import (
     submit,
     track,
     train,
+    tune,
 )
 
 __all__ = ["attach"]
@@ -37,6 +38,7 @@ def attach(app: typer.Typer) -> None:
     app.add_typer(schedule.app, name="schedule")
     app.add_typer(data.app, name="data")
     app.command()(train.train)
+    app.command()(tune.tune)
     app.command()(evaluate.evaluate)
     app.command()(report.report)
     app.command()(compare.compare)

@@ -52,6 +52,9 @@ class ScheduleConfig(Section):
     step_growth: Literal["sigma", "constant"] = Field(
         "sigma", description="c^2 of a level: sigma_s/sigma_0 (paper), or 1/sigma_0 for all (2-D toy)"
     )
+    weight_power: float = Field(
+        1.0, ge=0, description="the energy loss of a level weighs sigma_ts^-power; 0 = all alike (ours; the paper: 1)"
+    )
 
     @model_validator(mode="after")
     def _settings_belong_to_the_family(self) -> "ScheduleConfig":
@@ -128,9 +131,17 @@ class TrainingConfig(Section):
         0.0, ge=0, lt=1, description="first part of the budget: initializer alone, regressing the posterior mean (ours)"
     )
     anchor: float = Field(0.0, ge=0, description="weight of that regression beside the teaching loss (ours)")
+    start: str | None = Field(
+        None, description="checkpoint (a folder: path or URI) of a run with the same networks to begin with (ours)"
+    )
+    start_with: Literal["weights", "state"] = Field(
+        "weights", description="state: also its optimizers and its number of updates"
+    )
 
     @model_validator(mode="after")
     def _chunks_divide_the_batch(self) -> "TrainingConfig":
+        if self.start is None and self.start_with != "weights":
+            raise ValueError("start_with belongs to start; set start too or leave start_with out")
         if self.batch_size % self.num_chunks:
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of num_chunks {self.num_chunks}")
         return self

@@ -69,6 +69,9 @@ class ClusterConfig(Section):
         1, description="Ray Train workers; [min, max] follows the machines that come and go"
     )
     use_gpu: bool = Field(False, description="one GPU per worker")
+    gpu_share: float = Field(
+        1.0, gt=0, le=1, description="with use_gpu: the share of a GPU of a worker; below 1 several runs share it"
+    )
     max_failures: int = Field(3, ge=0, description="worker crashes that are ridden out")
     max_preemptions: int | None = Field(None, ge=0, description="lost machines that are ridden out; null = any number")
     resize_after_s: float = Field(60.0, gt=0, description="how often [min, max] workers look for more machines")
@@ -207,8 +210,9 @@ class Config(Section):
         parts = {key: whole[key] for key in ("name", "data", "schedule", "energy", "initializer", "pairs", "training")}
         parts["data"] = self.data.identity
         # what a schedule does not use decides nothing
-        unused = {"logsnr": None, "warp": 1.0}.items()
-        parts["schedule"] = {key: value for key, value in parts["schedule"].items() if (key, value) not in unused}
+        unused = {"logsnr": None, "warp": 1.0, "weight_power": 1.0, "start": None, "start_with": "weights"}.items()
+        for name in ("schedule", "training"):
+            parts[name] = {key: value for key, value in parts[name].items() if (key, value) not in unused}
         return parts
 
     @property

@@ -13,7 +13,7 @@ from cdrl.errors import ConfigError
 from cdrl.evaluation.features import Judge, extractor_for
 from cdrl.evaluation.fidelity import Measured, frechet_distance, measure
 from cdrl.evaluation.generate import draw, reference_labels
-from cdrl.evaluation.scoring import Scored, score
+from cdrl.evaluation.scoring import Scored, distance_with_error, score
 from cdrl.evaluation.statistics import split_statistics
 from cdrl.model import Model
 
@@ -67,9 +67,17 @@ class Reference:
             return None
         return Judge(self.train, self.holdout, config.data.cache, self.device)
 
+    def seen(self, images: NDArray) -> Measured:
+        """Images (n, *shape), stored as the dataset stores them, as the feature net sees them."""
+        return measure(images.__getitem__, len(images), self.extractor)
+
     def frechet(self, images: NDArray) -> float:
-        """The Fréchet distance of images (n, *shape), stored as the dataset stores them, from the train split."""
-        return frechet_distance(measure(images.__getitem__, len(images), self.extractor).moments, self.measured.moments)
+        """The Fréchet distance of such images from the train split."""
+        return frechet_distance(self.seen(images).moments, self.measured.moments)
+
+    def frechet_with_error(self, images: NDArray) -> tuple[float, float]:
+        """The same and its standard error over images."""
+        return distance_with_error(self.seen(images), self.measured, self._config.evaluation.seed)
 
     def scores(self, seen: Measured, label_accuracy: float | None) -> Scored:
         """All scores of measured images against the train split."""
@@ -112,8 +120,8 @@ class QuickScore:
         self._config = config
         self._reference: Reference | None = None
 
-    def __call__(self, model: Model) -> float:
-        """Lower is better.
+    def __call__(self, model: Model) -> tuple[float, float]:
+        """The distance, lower is better, and its standard error over images.
 
         Raises:
             ConfigError: the model draws values that are not finite.
@@ -123,7 +131,7 @@ class QuickScore:
             self._reference = Reference(self._config, str(model.device.type))
         self._reference.check(model)
         num_images = self._config.run.score_samples
-        return self._reference.frechet(
+        return self._reference.frechet_with_error(
             draw(
                 model,
                 num_images,

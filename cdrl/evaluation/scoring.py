@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cdrl.evaluation.bootstrap import num_resamples_for, resampled, standard_error
 from cdrl.evaluation.features import Extractor
@@ -18,7 +19,7 @@ from cdrl.evaluation.inception_score import inception_scores
 from cdrl.evaluation.kernel import kernel_distances
 from cdrl.evaluation.protocol import Scores
 
-__all__ = ["Scored", "score"]
+__all__ = ["Scored", "distance_with_error", "score"]
 
 
 @dataclass(frozen=True)
@@ -48,14 +49,12 @@ def score(
         ConfigError: too few images for a score.
     """
     few, n = seen.few, len(seen.few)
-    num_resamples = num_resamples_for(few.shape[1])
     precision, recall = precision_recall(few, other.few, device=device)
-    counts = resampled(n, num_resamples, np.random.Generator(np.random.Philox(seed)))
-    frechet = frechet_distance(seen.moments, other.moments)
-    again = [0.0, *(frechet_distance(Moments.of(few, row), other.moments) for row in counts[1:])]
+    counts = _counts(seen, seed)
+    frechet, frechet_error = _distance(seen, other, counts)
     kernel = kernel_distances(few, other.few, counts, device=device)
     logits = extractor.logits(seen.rows)
-    variety = None if logits is None else inception_scores(logits, num_resamples, np.random.default_rng(seed))
+    variety = None if logits is None else inception_scores(logits, len(counts) - 1, np.random.default_rng(seed))
     return Scored(
         {
             "frechet": frechet,
@@ -66,7 +65,7 @@ def score(
             "label_accuracy": label_accuracy,
         },
         {
-            "frechet": standard_error(np.array(again)) * math.sqrt(n / seen.moments.n),
+            "frechet": frechet_error,
             "kernel": standard_error(kernel),
             "inception": None if variety is None else standard_error(variety),
             "precision": _of_share(precision, n),
@@ -74,6 +73,22 @@ def score(
             "label_accuracy": None if label_accuracy is None else _of_share(label_accuracy, seen.moments.n),
         },
     )
+
+
+def distance_with_error(seen: Measured, other: Measured, seed: int) -> tuple[float, float]:
+    """The Fréchet distance of two sets and its standard error, as `score` has them."""
+    return _distance(seen, other, _counts(seen, seed))
+
+
+def _counts(seen: Measured, seed: int) -> NDArray[np.int64]:
+    few = seen.few
+    return resampled(len(few), num_resamples_for(few.shape[1]), np.random.Generator(np.random.Philox(seed)))
+
+
+def _distance(seen: Measured, other: Measured, counts: NDArray[np.int64]) -> tuple[float, float]:
+    again = [0.0, *(frechet_distance(Moments.of(seen.few, row), other.moments) for row in counts[1:])]
+    error = standard_error(np.array(again)) * math.sqrt(len(seen.few) / seen.moments.n)
+    return frechet_distance(seen.moments, other.moments), error
 
 
 def _of_share(share: float, n: int) -> float:

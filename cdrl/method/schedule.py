@@ -39,7 +39,7 @@ class Transition:
     scale: Tensor  # y = scale * x_s: alpha_ts, but 1 at the top
     sigma_post: Tensor  # std of q(x_s | x_t, x_0)
     step_size: Tensor  # squared Langevin noise scale, b^2 c^2 sigma_ts^2
-    loss_weight: Tensor  # sigma_ts of level 0 / sigma_ts
+    loss_weight: Tensor  # (sigma_ts of level 0 / sigma_ts)^weight_power
     is_top: Tensor  # 1.0 at the top level, else 0.0
 
     def posterior_mean(self, x_0: Tensor, x_t: Tensor) -> Tensor:
@@ -54,12 +54,19 @@ class Schedule:
         logsnr: (T+1,) log(alpha^2/sigma^2) of t = 0 ... T, finite and strictly falling (also as angles in float64).
         step_scale: b^2, one number or one per level; positive.
         step_growth: c^2 of level s is sigma_s/sigma_0 ("sigma": the paper, first power) or 1/sigma_0 ("constant").
+        weight_power: the loss of level s weighs (sigma_ts of level 0 / sigma_ts)^power; the paper: 1.
 
     Raises:
         ConfigError: the table is too short, not finite or not strictly falling, or a step scale is not positive.
     """
 
-    def __init__(self, logsnr: Tensor, step_scale: float | Sequence[float], step_growth: str = "sigma") -> None:
+    def __init__(
+        self,
+        logsnr: Tensor,
+        step_scale: float | Sequence[float],
+        step_growth: str = "sigma",
+        weight_power: float = 1.0,
+    ) -> None:
         logsnr = logsnr.to(torch.float64)
         theta = torch.atan(torch.exp(-logsnr / 2))  # alpha = cos, sigma = sin: no cancellation at either end
         _check_falls(logsnr, theta)
@@ -91,7 +98,7 @@ class Schedule:
             scale=torch.where(is_top > 0, 1.0, alpha_ts),
             sigma_post=sigma[:-1] / sigma[1:] * sigma_ts,
             step_size=b2 * c2 * sigma_ts**2,
-            loss_weight=sigma_ts[0] / sigma_ts,
+            loss_weight=(sigma_ts[0] / sigma_ts) ** weight_power,
             is_top=is_top,
         )
         self._table = torch.stack(list(vars(columns).values()))  # (constants, levels)

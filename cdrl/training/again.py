@@ -96,5 +96,5 @@ def _put(record: RunRecord, base: str, again: RunRecord, pairs: tuple[int, ...])
         model.write_card(folder, {name: digest for name, digest in files.items() if name.startswith("pair-")})
         storage.upload(folder / "model.json", storage.join(place, "model.json"))
         files["model.json"] = model.digest
-    card = old.model_copy(update={"score": new.score, "files": files})
+    card = old.model_copy(update={"score": new.score, "score_error": new.score_error, "files": files})
     storage.write_bytes(storage.join(place, "state.json"), card.sealed())

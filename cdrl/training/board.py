@@ -21,9 +21,9 @@ class Notice:
         kind: what it is.
         step: updates made.
         content: of `metrics` and `saving` (what a checkpoint cost the training) {"name": float}; of a `picture`
-            {"name": PNG bytes}; of a `checkpoint` that stands {"score": float | None, "write_s": float}; of an `event`
-            {"text": str}; of a `rescue` {"rescues": all so far}; of `waiting` for the storage {"text": str,
-            "waited_s": float}.
+            {"name": PNG bytes}; of a `checkpoint` that stands {"score": float | None, "score_error": float | None,
+            "write_s": float}; of an `event` {"text": str}; of a `rescue` {"rescues": all so far}; of `waiting` for the
+            storage {"text": str, "waited_s": float}.
     """
 
     kind: Literal["metrics", "saving", "picture", "checkpoint", "event", "rescue", "waiting"]

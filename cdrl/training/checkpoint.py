@@ -27,6 +27,7 @@ from cdrl.weights import check_file, load_tensors, pair_file
 __all__ = [
     "SENTINEL_FILE",
     "Snapshot",
+    "begin_with",
     "read_card",
     "read_checkpoint",
     "snapshot",
@@ -58,9 +59,13 @@ class Snapshot:
 
 
 def snapshot(
-    state: TrainState, manifest_digest: str, score: float | None = None, cost_s: Sequence[float] = ()
+    state: TrainState,
+    manifest_digest: str,
+    score: float | None = None,
+    cost_s: Sequence[float] = (),
+    score_error: float | None = None,
 ) -> Snapshot:
-    """Copy what this rank speaks for, after `state.settle_average()`; score and cost_s as in `Checkpoint`."""
+    """Copy what this rank speaks for, after `state.settle_average()`; scores and cost_s as in `Checkpoint`."""
     tensors: dict[str, dict[str, Tensor]] = {}
     if state.sentinel is not None and state.grid.rank == 0:
         tensors[SENTINEL_FILE] = _copied(state.sentinel.state_dict())
@@ -72,6 +77,7 @@ def snapshot(
     card = Checkpoint(
         step=state.step,
         score=score,
+        score_error=score_error,
         identity=state.asked.identity_digest,
         manifest_digest=manifest_digest,
         rescues=len(state.rescues),
@@ -140,6 +146,31 @@ def read_checkpoint(state: TrainState, directory: Path, manifest_digest: str) ->
     return card
 
 
+def begin_with(state: TrainState, directory: Path, manifest_digest: str) -> None:
+    """Put this rank's part of another run's checkpoint into a fresh state, as `training.start_with` has it.
+
+    Raises:
+        ConfigError: the networks are others; or, where its updates count too, the data are.
+        RegistryError: it is damaged.
+    """
+    card, training = read_card(directory / "state.json"), state.asked.training
+    whole = training.start_with == "state"
+    if whole and card.manifest_digest != manifest_digest:
+        raise ConfigError(f"training.start: {directory} is from another dataset; use training.start_with=weights")
+    try:
+        for number in state.grid.pairs:
+            _restore(state, number, card, directory)
+    except (KeyError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"training.start: {directory} has other networks than this run: {reason}") from None
+    if whole:
+        state.step = card.step
+    else:
+        for number in state.grid.pairs:
+            for _, optimizer in _named_optimizers(state, number):
+                _forget_moments(optimizer)
+
+
 def _restore(state: TrainState, number: int, card: Checkpoint, directory: Path) -> None:
     shipped, kept = pair_file(number), train_file(number)
     state.averaged(number).load_state_dict(load_tensors(directory / shipped, card.files[shipped]))
@@ -173,9 +204,12 @@ def _named_optimizers(state: TrainState, number: int) -> list[tuple[str, Optimiz
 def _set_moments(optimizer: Optimizer, name: str, tensors: dict[str, Tensor], device: torch.device) -> None:
     """Adam's moments from the tensors; an optimizer that has not stepped yet has none."""
     count = len(optimizer.param_groups[0]["params"])
-    empty = {"state": {}, "param_groups": optimizer.state_dict()["param_groups"]}
     if not any(key.startswith(f"{name}.") for key in tensors):
-        optimizer.load_state_dict(empty)  # of a state that is rolled back, too
+        _forget_moments(optimizer)  # of a state that is rolled back, too
         return
     moments = {index: {m: tensors[f"{name}.{index}.{m}"].to(device) for m in MOMENTS} for index in range(count)}
-    optimizer.load_state_dict({**empty, "state": moments})
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+
+
+def _forget_moments(optimizer: Optimizer) -> None:
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": {}})

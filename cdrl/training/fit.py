@@ -125,7 +125,7 @@ def _trainer(config: Config, job: Job, folder: str) -> Any:
         scaling_config=ray.train.ScalingConfig(
             num_workers=cluster.num_workers,
             use_gpu=cluster.use_gpu,
-            resources_per_worker={"CPU": 1, **({"GPU": 1} if cluster.use_gpu else {})},
+            resources_per_worker={"CPU": 1, **({"GPU": cluster.gpu_share} if cluster.use_gpu else {})},
             elastic_resize_monitor_interval_s=cluster.resize_after_s,
         ),
         run_config=ray.train.RunConfig(

@@ -9,8 +9,8 @@ from cdrl.model import Model
 
 __all__ = ["Again", "Job", "Score"]
 
-Score = Callable[[Model], float]
-"""A quick score of averaged weights, lower = better."""
+Score = Callable[[Model], tuple[float, float]]
+"""A quick score of averaged weights, lower = better, and its standard error."""
 
 
 @dataclass(frozen=True)

@@ -21,13 +21,19 @@ from cdrl.runs import RunRecord, absolute, best_of
 from cdrl.session import connected
 from cdrl.tracking import server
 from cdrl.tracking.run import TrackedRun
+from cdrl.training.checkpoint import read_card
 from cdrl.training.fit import fit
 from cdrl.training.grid import Grid
 from cdrl.training.job import Again, Score
-from cdrl.training.listener import Listener
+from cdrl.training.listener import Listener, Watch
 from cdrl.training.progress import TrainingProgress
+from cdrl.training.resume import fetched
 
-__all__ = ["Outcome", "differences", "launch"]
+__all__ = ["Enough", "Outcome", "alone", "check_data", "differences", "launch"]
+
+
+class Enough(Exception):
+    """Raised by a watcher: the run ends here, without another checkpoint, and is not resumed."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,12 @@ class Outcome:
 
 
 def launch(
-    config: Config, *, score: Score | None = None, again: Again | None = None, console: Console | None = None
+    config: Config,
+    *,
+    score: Score | None = None,
+    again: Again | None = None,
+    console: Console | None = None,
+    watch: Watch = lambda notices: None,
 ) -> Outcome:
     """Train the run that `config` names, from its newest checkpoint if it has one.
 
@@ -55,6 +66,7 @@ def launch(
         score: picks the best checkpoint; picklable; None = the newest is the best.
         again: some pairs are trained again (`cdrl.training.again`).
         console: where progress goes; default: standard error.
+        watch: called with what the workers report, four times a second; it may raise `Enough`.
 
     Raises:
         ConfigError: the configuration, the data, the workers or an earlier run of this name do not fit.
@@ -75,6 +87,9 @@ def launch(
     if record.finished:
         return Outcome(record, config.training.num_updates, complete=True)
     done = max((state.step for state in record.checkpoints().values()), default=0)
+    if config.training.start and not done:
+        with fetched(config.training.start, ()) as folder:
+            read_card(folder / "state.json")
     if config.cluster.address is None or storage.is_local(config.data.uri):
         # a damaged shard is told here, before anything starts; elsewhere by the workers
         Dataset.of(config.data, tell=partial(console.print, highlight=False, markup=False))
@@ -85,7 +100,7 @@ def launch(
     with (
         TrainingProgress(console, config.training.num_updates, images_per_update, done) as progress,
         connected(config.cluster),
-        _alone(record),
+        alone(record),
     ):
         record.tracking_uri = tracking_uri
         tracked = TrackedRun.start(
@@ -104,7 +119,7 @@ def launch(
                 tracked.log_image("schedule", schedule_plot(build_schedule(config.schedule)), 0)
             resumed = f", resumed at {done}" if done else ""
             progress.say(f"run {record.run_id} in {record.directory}{resumed}")
-            listener = Listener(tracked, progress, record.directory)
+            listener = Listener(tracked, progress, record.directory, watch)
             try:
                 stopped_by = fit(config, record, listener, score, again)
             except CdrlError as error:
@@ -123,6 +138,9 @@ def launch(
                 record.write(config.run.root)
             status = "FINISHED" if complete else "KILLED"
             return Outcome(record, step, complete, stopped_by)
+        except Enough:
+            status = "FINISHED"
+            raise
         except KeyboardInterrupt:
             status = "KILLED"
             raise
@@ -203,7 +221,7 @@ def differences(old: Any, new: Any, path: str = "") -> list[str]:
 
 
 @contextmanager
-def _alone(record: RunRecord) -> Iterator[None]:
+def alone(record: RunRecord) -> Iterator[None]:
     """Keep other processes of this file system from driving the same run; the system frees the lock of a dead one."""
     record.directory.mkdir(parents=True, exist_ok=True)
     with (record.directory / ".driver").open("w") as file:

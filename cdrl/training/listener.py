@@ -3,7 +3,7 @@
 import io
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -16,17 +16,29 @@ from cdrl.training.progress import TrainingProgress
 from cdrl.training.rescue import Rescue, events_markdown
 from cdrl.training.story_plot import story_plot
 
-__all__ = ["Listener"]
+__all__ = ["Listener", "Watch"]
+
+Watch = Callable[[Sequence[Notice]], None]
 
 
 class Listener:
     """Carries notices from the board to the run's journal, its folder and the display.
 
+    Args:
+        watch: called with each batch of notices, also an empty one, after it is handled; what it raises ends the run.
+
     Attributes:
         waited_s: seconds that workers spent waiting for the storage, all together.
     """
 
-    def __init__(self, tracked: TrackedRun, progress: TrainingProgress, directory: Path) -> None:
+    def __init__(
+        self,
+        tracked: TrackedRun,
+        progress: TrainingProgress,
+        directory: Path,
+        watch: Watch = lambda notices: None,
+    ) -> None:
+        self._watch = watch
         self.tracked, self.progress, self.directory = tracked, progress, directory
         self.waited_s = 0.0
 
@@ -50,12 +62,13 @@ class Listener:
                 for name, png in notice.content.items():
                     self.tracked.log_image(name, Image.open(io.BytesIO(png)), notice.step)
             else:
-                scored = notice.content["score"]
-                told = "" if scored is None else f", quick score {scored:.3g}"
+                scored, error = notice.content["score"], notice.content["score_error"]
+                told = "" if scored is None else f", quick score {scored:.3g} ± {error:.2g}"
                 known = {"checkpoint_write_s": notice.content["write_s"]}
-                known |= {} if scored is None else {"quick_score": scored}
+                known |= {} if scored is None else {"quick_score": scored, "quick_score_error": error}
                 self.tracked.log_metrics(known, notice.step)
                 self.progress.say(f"checkpoint at {notice.step}{told}")
+        self._watch(notices)
 
     def event(self, text: str, step: int | None = None) -> None:
         """Say and keep what happened to the run: `events.jsonl` in its folder and with the tracking server."""

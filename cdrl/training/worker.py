@@ -24,14 +24,14 @@ from cdrl.model import Model
 from cdrl.pictures import picture_of, png_bytes
 from cdrl.runs import Checkpoint, checkpoints_below, fetch_model
 from cdrl.training.board import Notice
-from cdrl.training.checkpoint import snapshot
+from cdrl.training.checkpoint import begin_with, snapshot
 from cdrl.training.grid import Grid
 from cdrl.training.haste import Preemption
 from cdrl.training.job import Job
 from cdrl.training.loop import Hooks, train
 from cdrl.training.pulse import Beat, Pulse
 from cdrl.training.rescue import RESCUES, RESCUES_FILE, Rescue, read_rescues, rescue
-from cdrl.training.resume import agreed, measured_costs, newest_first, resume
+from cdrl.training.resume import agreed, fetched, measured_costs, newest_first, resume
 from cdrl.training.sentinel import Breach
 from cdrl.training.shared import check_shared
 from cdrl.training.state import TrainState
@@ -106,7 +106,10 @@ class _Worker:
             self.state.adopt(self.base)
         candidates = json.loads(agreed(self.grid, lambda: json.dumps(newest_first(place, rescues))))
         with self.pulse.working("resuming"):
-            resume(self.state, place, candidates, self.dataset.manifest.digest, self.tell)
+            found = resume(self.state, place, candidates, self.dataset.manifest.digest, self.tell)
+            if found is None and (start := self.config.training.start):
+                with fetched(start, self.grid.pairs) as folder:
+                    begin_with(self.state, folder, self.dataset.manifest.digest)
         if isinstance(self.config.cluster.num_workers, tuple):
             self.tell(f"{self.grid.world} workers train from update {self.state.step} on")
         self.checked = time.monotonic(), self.state.step  # when, and after which update
@@ -231,17 +234,17 @@ class _Worker:
                 return sentinel.judge(table, self.state.step)
             sentinel.hold(table)  # where a run is stopped, judgement waits for its usual step
         self.state.settle_average()
-        begin_s, value = time.monotonic(), None
+        begin_s, value, error = time.monotonic(), None, None
         if self.job.score is not None:
             self.state.share_average()
             if self.grid.rank == 0:
                 with self.pulse.working("scoring"):
-                    value = self.job.score(self.model())
+                    value, error = self.job.score(self.model())
         costs = self.grid.sum(torch.tensor([self.spoken_cost_s(pair) for pair in self.grid.ranks], dtype=torch.float64))
         scored_s = time.monotonic()
         with self.pulse.working("waiting for the checkpoint before"):
             self.store.settle()
-        content = snapshot(self.state, self.dataset.manifest.digest, value, costs.tolist())
+        content = snapshot(self.state, self.dataset.manifest.digest, value, costs.tolist(), error)
         self.store.save(content, self.model())
         if self.grid.rank == 0:
             self.post("saving", {"checkpoint_stall_s": time.monotonic() - scored_s, "score_s": scored_s - begin_s})
@@ -262,7 +265,8 @@ class _Worker:
 
     def stands(self, card: Checkpoint, write_s: float) -> None:
         """Report a checkpoint that is visible from now on; called in the thread that wrote it."""
-        self.post("checkpoint", {"score": card.score, "write_s": write_s}, card.step)
+        told = {"score": card.score, "score_error": card.score_error, "write_s": write_s}
+        self.post("checkpoint", told, card.step)
         if self.hurried_at is not None and card.step >= self.hurried_at:
             self.hurried_at = None
             self.job.board.hurried.remote()

@@ -140,7 +140,7 @@ def test_the_quick_score_travels_to_a_worker(record: RunRecord, two_workers: Clu
     score, folder = QuickScore(record.config), record.directory / step_folder(3, ATTEMPT)
 
     @ray.remote(num_cpus=1)
-    def elsewhere(call: QuickScore) -> float:
+    def elsewhere(call: QuickScore) -> tuple[float, float]:
         return call(Model.load(folder))
 
     assert ray.get(elsewhere.remote(score)) == pytest.approx(score(Model.load(folder)))

@@ -46,15 +46,15 @@ SETTINGS = (
 )
 
 
-def pace(file: Path) -> Callable[[Model], float]:
+def pace(file: Path) -> Callable[[Model], tuple[float, float]]:
     """A score that takes its time while a file is there: the run waits at its checkpoints for what shall happen."""
     file.touch()
 
-    def score(model: Model) -> float:  # within a function, so that workers get it whole: they cannot import tests
+    def score(model: Model) -> tuple[float, float]:  # within a function, so that workers get it whole: they cannot import tests
         end_s = time.monotonic() + 1
         while file.exists() and time.monotonic() < end_s:
             time.sleep(0.02)
-        return float(-model.step)
+        return float(-model.step), 0.0
 
     return score
 

@@ -231,7 +231,8 @@ def test_the_quick_score_is_the_distance_of_its_samples(model: Path, config: Con
     score = copy.deepcopy(QuickScore(config))
     reference = Reference(config, "cpu")
     images = draw(loaded, 40, labels=reference.labels(40), sampling=config.sampling, seed=config.evaluation.seed)
-    assert score(loaded) == score(loaded) == reference.frechet(images)
+    assert score(loaded) == score(loaded) and score(loaded)[0] == reference.frechet(images)
+    assert 0 < score(loaded)[1] < score(loaded)[0]
     assert torch.equal(torch.get_rng_state(), state), "training's random state is its own"
     with pytest.raises(ConfigError, match="not finite"):
         score(broken(model))
