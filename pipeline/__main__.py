@@ -64,7 +64,7 @@ def run(
     from pipeline.state import opened
 
     spec = documents(which)[0]
-    asked = _asked(config, run, overrides)
+    asked = _asked(run, overrides, options=("config", "run", "root", "address"))
     usual = {**_from_config(config, asked), "root": root, "address": address, "storage": "", "tracking": ""}
     usual["data"] = str(Path(root) / "data" / Path(str(usual.pop("data_uri"))).name)
     chosen = parameters.resolve(spec, asked, usual)
@@ -90,7 +90,7 @@ def submit(
     from pipeline.endpoint import Endpoint
 
     image = _image(needs_digest=True)
-    asked = _asked(config, run, overrides)
+    asked = _asked(run, overrides, options=("config", "run"))
     usual = _from_config(config, asked)
     usual.pop("data_uri")
     chosen = parameters.resolve(documents(which)[0], asked, usual)
@@ -144,14 +144,12 @@ def _image(needs_digest: bool = False) -> str:
     return IMAGE
 
 
-def _asked(config: str, run: str | None, overrides: list[str] | None) -> dict[str, str]:
+def _asked(run: str | None, overrides: list[str] | None, options: tuple[str, ...]) -> dict[str, str]:
     asked = parameters.split(overrides or [])
-    for name, value in (("config", config), ("run", run)):
+    for name in options:
         if name in asked:
             raise ConfigError(f"--set {name}=...: there is --{name}")
-        if value is not None and name != "config":
-            asked[name] = value
-    return asked
+    return asked if run is None else {**asked, "run": run}
 
 
 def _from_config(config: str, asked: dict[str, str]) -> dict[str, Any]:
