@@ -65,8 +65,8 @@ def run(
 
     spec = documents(which)[0]
     asked = _asked(run, overrides, options=("config", "run", "root", "address"))
-    usual = {**_from_config(config, asked), "root": root, "address": address, "storage": "", "tracking": ""}
-    usual["data"] = str(Path(root) / "data" / Path(str(usual.pop("data_uri"))).name)
+    usual = _from_config(config, asked, f"{root}/data")
+    usual |= {"root": root, "address": address, "storage": "", "tracking": ""}
     chosen = parameters.resolve(spec, asked, usual)
     name = chosen.get("run") or f"{which}-{chosen['model']}-{chosen['seed']}"
     folder = Path(chosen["root"]) / "pipelines" / name
@@ -91,8 +91,7 @@ def submit(
 
     image = _image(needs_digest=True)
     asked = _asked(run, overrides, options=("config", "run"))
-    usual = _from_config(config, asked)
-    usual.pop("data_uri")
+    usual = _from_config(config, asked, "s3://cdrl/data")
     chosen = parameters.resolve(documents(which)[0], asked, usual)
     if not Path(chosen["root"]).is_relative_to(ROOT):
         raise ConfigError(f"parameter root: expected a folder below {ROOT}, which pods share, got {chosen['root']!r}")
@@ -152,11 +151,10 @@ def _asked(run: str | None, overrides: list[str] | None, options: tuple[str, ...
     return asked if run is None else {**asked, "run": run}
 
 
-def _from_config(config: str, asked: dict[str, str]) -> dict[str, Any]:
+def _from_config(config: str, asked: dict[str, str], place: str) -> dict[str, Any]:
     from cdrl import config as configuration
 
-    loaded = configuration.load(config, [])
-    return parameters.from_config(loaded, config, "source" in asked) | {"data_uri": loaded.data.uri}
+    return parameters.from_config(configuration.load(config, []), config, asked.get("source"), place)
 
 
 def main() -> None:

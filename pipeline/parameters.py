@@ -52,16 +52,22 @@ def split(pairs: list[str]) -> dict[str, str]:
     return found
 
 
-def from_config(config: Config, source: str, is_given: bool) -> dict[str, Any]:
+def from_config(config: Config, name: str, source: str | None, place: str) -> dict[str, Any]:
     """What a configuration tells of a pipeline's parameters; the pipeline's own defaults are those of the digits.
+
+    Args:
+        name: of the preset or the file.
+        source: of the images, if somebody named it.
+        place: folder or URI that datasets lie below.
 
     Raises:
         ConfigError: nothing says where its data come from.
     """
-    if not is_given and not str(config.data.uri).endswith("digits"):
-        raise ConfigError(f"config {source}: where do its images come from? Say --set source=torchvision:CIFAR10")
+    if source is None and not config.data.uri.endswith("/digits"):
+        raise ConfigError(f"config {name}: where do its images come from? Say --set source=torchvision:CIFAR10")
     return {
-        "config": source,
+        "config": name,
+        "data": f"{place}/{(source or 'digits').rpartition(':')[2].lower()}",
         "model": config.name,
         "num_updates": config.training.num_updates,
         "trial_updates": min(200, config.training.num_updates),
