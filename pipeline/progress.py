@@ -10,7 +10,7 @@ from rich.table import Table
 
 __all__ = ["showing"]
 
-STYLES = {"finished": "green", "finished before": "green", "left out": "dim", "failed": "red", "runs": "cyan"}
+STYLES = {"finished": "green", "finished before": "green", "left out": "dim", "failed": "red", "stopped": "yellow"}
 
 
 @contextmanager
@@ -31,7 +31,7 @@ def showing(steps: list[str], name: str) -> Iterator[Callable[[str, str], None]]
         became[step] = what
         place = f"{steps.index(step) + 1}/{len(steps)}"
         spent = f" [dim]({now_s - began_s:.0f} s)[/]"
-        console.print(f"[bold]{place}[/] [{STYLES[what]}]{escape(step)}: {what}[/]{spent}")
+        console.print(f"[bold]{place}[/] [{STYLES.get(what, 'cyan')}]{escape(step)}: {what}[/]{spent}")
 
     console.print(f"[bold]{escape(name)}[/]: {escape(' -> '.join(steps))}")
     try:

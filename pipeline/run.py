@@ -36,7 +36,7 @@ class Execution:
     Args:
         spec: the compiled pipeline.
         folder: where the state and the outputs of steps go.
-        tell: called with (step, what): `runs`, `finished`, `finished before`, `left out`, `failed`.
+        tell: called with (step, what): `runs`, `finished`, `finished before`, `left out`, `failed`, `stopped`.
 
     Attributes:
         seconds: step -> time that it took, as far as it ran.
@@ -108,8 +108,8 @@ class Execution:
         self._tell(name, "runs")
         try:
             self._call(name, command)
-        except StepFailed:
-            self._tell(name, "failed")
+        except CdrlError as error:
+            self._tell(name, "stopped" if isinstance(error, Stopped) else "failed")
             raise
         finally:
             self.seconds[name] = time.monotonic() - began_s
