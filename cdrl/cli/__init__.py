@@ -26,7 +26,7 @@ def main() -> None:
 
     groups.attach(app)
     try:
-        app()
+        app(prog_name="cdrl")  # also where it was started as `python -m cdrl.cli`
     except CdrlError as error:
         if os.environ.get("CDRL_TRACEBACK"):
             raise

@@ -12,6 +12,7 @@ from cdrl.cli import (
     data,
     demo,
     density,
+    doctor,
     evaluate,
     inpaint,
     jobs,
@@ -58,3 +59,4 @@ def attach(app: typer.Typer) -> None:
     app.command()(bench.bench)
     app.command()(submit.submit)
     app.add_typer(jobs.app, name="jobs")
+    app.command()(doctor.doctor)

@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
+from cdrl.cluster.fit import over_quota
 from cdrl.cluster.jobs import Job, job_id, newest
 from cdrl.cluster.manifest import ATTEMPT_LABEL, COMMAND_ANNOTATION, JOB_LABEL, KUEUE_LABEL, render
-from cdrl.cluster.quota import over_quota
 from cdrl.cluster.spec import JobSpec, check_name
 from cdrl.errors import ClusterError, ClusterOutage, ConfigError
 
@@ -46,8 +46,8 @@ class KubeJobs:
         """All jobs of cdrl in the namespace, the oldest first."""
         with _translated(self._spec.namespace):
             found = self._custom().list_namespaced_custom_object(**self._where(), label_selector=JOB_LABEL)
-        items = sorted(found.get("items", ()), key=lambda item: str(item["metadata"].get("creationTimestamp", "")))
-        return [_job(item) for item in items]
+            items = sorted(found["items"], key=lambda item: str(item["metadata"].get("creationTimestamp", "")))
+            return [_job(item) for item in items]
 
     def job(self, ref: str) -> Job:
         """The job of an id, or the newest attempt of a name.

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["RayJobs", "connect", "token"]
 
 ANSWER_S = 30
+READY_S = 120
 NAME, ATTEMPT = "cdrl_job", "cdrl_attempt"
 SET_TOKEN = "set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to a file with it"
 
@@ -155,9 +157,17 @@ class RayJobs:
         return self._begin(before.name, latest.attempt + 1, before.line)
 
     def _begin(self, name: str, attempt: int, line: str) -> str:
-        with _translated(self._address):
-            identity = {"submission_id": job_id(name, attempt), "metadata": {NAME: name, ATTEMPT: str(attempt)}}
-            begun = str(self._client.submit_job(entrypoint=line, **identity))
+        identity = {"submission_id": job_id(name, attempt), "metadata": {NAME: name, ATTEMPT: str(attempt)}}
+        begin_s = time.monotonic()
+        while True:
+            try:
+                with _translated(self._address):
+                    begun = str(self._client.submit_job(entrypoint=line, **identity))
+                break
+            except ClusterOutage as outage:  # a dashboard answers before the machine behind it is ready
+                if "No available agent" not in str(outage) or time.monotonic() - begin_s > READY_S:
+                    raise
+                time.sleep(1)
         record = json.dumps({"name": name, "attempt": attempt, "line": line, "address": self._address}, indent=1)
         storage.write_bytes(storage.join(self._records, f"{name}.json"), record.encode())
         return begun
@@ -209,7 +219,8 @@ def _translated(address: str) -> Iterator[None]:
     except (OSError, RuntimeError, KeyError, TypeError) as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status is None and isinstance(error, OSError):
-            reason = "no answer; is the cluster running and the address right?"
+            how = f"none in {ANSWER_S} s" if "Timeout" in type(error).__name__ else "no connection"
+            reason = f"{how}; is the cluster running and the address right?"
             raise ClusterOutage(f"no Ray dashboard answers at {address}: {reason}") from None
         kind = ClusterOutage if "status code 5" in str(error) or (status or 0) >= 500 else ClusterError
         raise kind(f"Ray at {address}: {_line(error)}") from None

@@ -55,7 +55,7 @@ def test_nobody_listens(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> No
     with answering(200, VERSION, "application/json") as elsewhere:
         monkeypatch.setenv("RAY_ADDRESS", elsewhere)  # Ray's own client would go there instead
         line = refused("submit", "--address", "http://127.0.0.1:9", *COMMAND, code=1)
-    assert "no Ray dashboard answers at http://127.0.0.1:9: no answer; is the cluster running" in line
+    assert "no Ray dashboard answers at http://127.0.0.1:9: no connection; is the cluster running" in line
 
 
 @pytest.mark.parametrize(

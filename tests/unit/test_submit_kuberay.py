@@ -1,5 +1,6 @@
 """`cdrl submit` and `cdrl jobs` against a Kubernetes API over HTTP."""
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from cdrl.cli import main
 from tests.kubernetes_api import Api, serving
+from tests.web import answering
 
 SUBMIT = ("submit", "--address", "kuberay", "--name", "job")
 TRAIN = ("train", "digits", "--set", "run.storage=s3://b/runs", "--set", "data.uri=s3://b/data")
@@ -141,6 +143,19 @@ def test_a_cluster_that_is_not_there(cli: Cli, tmp_path: Path) -> None:
         pass
     line = cli(*SUBMIT, "--", *TRAIN, code=1)
     assert "the Kubernetes API of KUBECONFIG does not answer" in line and line.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "message"),
+    [(500, 1, "the Kubernetes API answers with HTTP status 500"), (200, 2, "not that of a Kubernetes API")],
+)
+def test_another_program_listens_there(cli: Cli, tmp_path: Path, number: int, code: int, message: str) -> None:
+    kubeconfig = tmp_path / "kubeconfig"
+    with serving(kubeconfig):
+        pass
+    with answering(number, b"<html>hello</html>", "text/html") as address:
+        kubeconfig.write_text(re.sub(r"http://\S+", address, kubeconfig.read_text()))
+        assert message in cli(*SUBMIT, "--", *TRAIN, code=code)
 
 
 def test_a_missing_package_is_one_line(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
