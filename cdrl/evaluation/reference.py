@@ -1,23 +1,26 @@
 """The real images behind every score, as the feature net sees them; and the quick score that picks a checkpoint."""
 
+import math
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from cdrl.config import Config
 from cdrl.data import Dataset
 from cdrl.data.cache import cache_root
 from cdrl.errors import ConfigError
 from cdrl.evaluation.features import Judge, extractor_for
-from cdrl.evaluation.fidelity import Measured, frechet_distance, measure
+from cdrl.evaluation.fidelity import Measured, frechet_distance, gather, measure
 from cdrl.evaluation.generate import draw, reference_labels
 from cdrl.evaluation.scoring import Scored, distance_with_error, score
 from cdrl.evaluation.statistics import split_statistics
 from cdrl.model import Model
 
-__all__ = ["QuickScore", "Reference"]
+__all__ = ["QuickScore", "Reference", "Team"]
 
 
 class Reference:
@@ -67,17 +70,13 @@ class Reference:
             return None
         return Judge(self.train, self.holdout, config.data.cache, self.device)
 
-    def seen(self, images: NDArray) -> Measured:
-        """Images (n, *shape), stored as the dataset stores them, as the feature net sees them."""
-        return measure(images.__getitem__, len(images), self.extractor)
-
     def frechet(self, images: NDArray) -> float:
-        """The Fréchet distance of such images from the train split."""
-        return frechet_distance(self.seen(images).moments, self.measured.moments)
+        """The Fréchet distance of images (n, *shape), stored as the dataset stores them, from the train split."""
+        return frechet_distance(measure(images.__getitem__, len(images), self.extractor).moments, self.measured.moments)
 
-    def frechet_with_error(self, images: NDArray) -> tuple[float, float]:
-        """The same and its standard error over images."""
-        return distance_with_error(self.seen(images), self.measured, self._config.evaluation.seed)
+    def distance_with_error(self, seen: Measured) -> tuple[float, float]:
+        """That distance of measured images, and its standard error over images."""
+        return distance_with_error(seen, self.measured, self._config.evaluation.seed)
 
     def scores(self, seen: Measured, label_accuracy: float | None) -> Scored:
         """All scores of measured images against the train split."""
@@ -110,6 +109,31 @@ class Reference:
         return score(seen, other, self.extractor, label_accuracy=label_accuracy, seed=seed, device=self.device)
 
 
+class Team(Protocol):
+    """The ranks that score together."""
+
+    @property
+    def rank(self) -> int:
+        """This one, 0 ... world - 1."""
+        ...
+
+    @property
+    def world(self) -> int:
+        """How many there are."""
+        ...
+
+    def sum(self, table: Tensor) -> Tensor:
+        """The element-wise sum over all ranks, on the CPU. A collective."""
+        ...
+
+
+class _Alone:
+    rank, world = 0, 1
+
+    def sum(self, table: Tensor) -> Tensor:
+        return table
+
+
 class QuickScore:
     """The Fréchet distance of `run.score_samples` images from the train split, to pick the best checkpoint by.
 
@@ -120,23 +144,39 @@ class QuickScore:
         self._config = config
         self._reference: Reference | None = None
 
-    def __call__(self, model: Model) -> tuple[float, float]:
-        """The distance, lower is better, and its standard error over images.
+    def __call__(self, model: Model, team: Team = _Alone()) -> tuple[float, float]:  # noqa: B008 - it has no state
+        """The distance, lower is better, and its standard error over images; for ranks other than 0 NaN.
+
+        Args:
+            team: ranks with the same model; each draws some of the sampling batches. A collective.
 
         Raises:
             ConfigError: the model draws values that are not finite.
             As `Reference`.
         """
+        num_images, size = self._config.run.score_samples, self._config.sampling.batch_size
+        mine = range(team.rank * size, num_images, team.world * size)
+        reference = self._opened(model) if mine or team.rank == 0 else None
+        seen = {first: self._seen(model, reference, first) for first in mine if reference}
+        width = int(team.sum(torch.tensor([seen[0].shape[1] if team.rank == 0 else 0])).item())
+        rows = torch.zeros(num_images, width, dtype=torch.float64)
+        for first, features in seen.items():
+            rows[first : first + len(features)] = torch.as_tensor(features)
+        rows = team.sum(rows)
+        if team.rank != 0 or reference is None:
+            return math.nan, math.nan
+        return reference.distance_with_error(gather([rows.numpy().astype(np.float32)], num_images))
+
+    def _opened(self, model: Model) -> Reference:
         if self._reference is None:
             self._reference = Reference(self._config, str(model.device.type))
         self._reference.check(model)
-        num_images = self._config.run.score_samples
-        return self._reference.frechet_with_error(
-            draw(
-                model,
-                num_images,
-                labels=self._reference.labels(num_images),
-                sampling=self._config.sampling,
-                seed=self._config.evaluation.seed,
-            )
-        )
+        return self._reference
+
+    def _seen(self, model: Model, reference: Reference, first: int) -> NDArray[np.float32]:
+        """Features of one sampling batch."""
+        sampling, seed = self._config.sampling, self._config.evaluation.seed
+        labels = reference.labels(self._config.run.score_samples)
+        count = min(sampling.batch_size, self._config.run.score_samples - first)
+        given = None if labels is None else labels[first : first + count]
+        return reference.extractor.features(draw(model, count, labels=given, sampling=sampling, seed=seed, first=first))

@@ -6,11 +6,12 @@ from typing import Any
 
 from cdrl.config import Config
 from cdrl.model import Model
+from cdrl.training.grid import Grid
 
 __all__ = ["Again", "Job", "Score"]
 
-Score = Callable[[Model], tuple[float, float]]
-"""A quick score of averaged weights, lower = better, and its standard error."""
+Score = Callable[[Model, Grid], tuple[float, float]]
+"""A quick score of averaged weights, lower = better, and its standard error; a collective, of which rank 0's counts."""
 
 
 @dataclass(frozen=True)

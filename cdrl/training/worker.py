@@ -237,9 +237,8 @@ class _Worker:
         begin_s, value, error = time.monotonic(), None, None
         if self.job.score is not None:
             self.state.share_average()
-            if self.grid.rank == 0:
-                with self.pulse.working("scoring"):
-                    value, error = self.job.score(self.model())
+            with self.pulse.working("scoring"):
+                value, error = self.job.score(self.model(), self.grid)
         costs = self.grid.sum(torch.tensor([self.spoken_cost_s(pair) for pair in self.grid.ranks], dtype=torch.float64))
         scored_s = time.monotonic()
         with self.pulse.working("waiting for the checkpoint before"):

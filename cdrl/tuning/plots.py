@@ -83,9 +83,12 @@ def schedules_plot(best: ScheduleConfig, paper: ScheduleConfig, names: tuple[str
     for name, config, colour, mark in zip(names, (best, paper), ("C3", "C0"), ("o", "s"), strict=True):
         _draw(panels, build_schedule(config), {"label": name, "color": colour, "marker": mark})
     logsnr.set(title="logSNR", xlabel="t / T")
-    noise.set(title="sigma_ts, noise of a transition", xlabel="noise of its clean side, sigma_s", xscale="log")
-    size.set(title="s / sigma_ts, a chain's step by its target", xlabel="sigma_s", xscale="log", ylim=(0, None))
-    weight.set(title="loss weight", xlabel="sigma_s", xscale="log", ylim=(0, None))
+    noise.set(title="sigma_ts, noise of a transition")
+    size.set(title="s / sigma_ts, step by noise", ylim=(0, None))
+    weight.set(title="loss weight", ylim=(0, None))
+    for axes in (noise, size, weight):
+        axes.set(xlabel="logSNR of its clean side")
+        axes.invert_xaxis()
     for axes in panels:
         axes.grid(alpha=0.3)
     logsnr.legend(fontsize=9)
@@ -105,9 +108,9 @@ def _draw(panels: Sequence[Any], schedule: Schedule, style: Mapping[str, Any]) -
     tr = schedule.constants
     count = schedule.num_levels
     logsnr.plot(np.arange(count + 1) / count, schedule.logsnr, **style)
-    noise.plot(tr.sigma_s, tr.sigma_ts, **style)
-    size.plot(tr.sigma_s, tr.step_size.sqrt() / tr.sigma_ts, **style)
-    weight.plot(tr.sigma_s, tr.loss_weight, **style)
+    noise.plot(tr.logsnr_s, tr.sigma_ts, **style)
+    size.plot(tr.logsnr_s, tr.step_size.sqrt() / tr.sigma_ts, **style)
+    weight.plot(tr.logsnr_s, tr.loss_weight, **style)
 
 
 def _at(trial: Trial, step: int) -> float:

@@ -64,7 +64,8 @@ def run_sweep(sweep: Sweep, *, parallel: int | None = None, console: Console | N
 
 def _run(sweep: Sweep, notes: Notes, record: RunRecord, parallel: int | None, console: Console) -> None:
     # imported here: Ray Tune takes seconds, and a sweep that is complete does not need it
-    from cdrl.tuning.search import SLOT, check_population, run_trials
+    from cdrl.tuning.population import check_population
+    from cdrl.tuning.search import SLOT, run_trials
 
     cluster = sweep.config.cluster
     has_slots = cluster.address is None

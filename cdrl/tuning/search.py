@@ -1,104 +1,32 @@
-"""The trials on Ray Tune: the one door to it.
+"""The trials on Ray Tune, and what is made of what it tells.
 
 A trial is an actor that drives a run on Ray Train. Tune keeps nothing of a sweep: what is known lies in `Notes`, and an
 interrupted sweep begins a new Tune experiment with it. So nothing is ever unpickled, and whatever was killed goes on.
 """
 
-import json
 import logging
-import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-# read by Tune when it is imported or begins
-os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C is ours
-os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+from ray import tune
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, PopulationBasedTraining
+from ray.tune.search import Searcher
 
-from ray import tune  # noqa: E402
-from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, PopulationBasedTraining  # noqa: E402
-from ray.tune.search import Searcher  # noqa: E402
+from cdrl.tuning.actor import BAD_FD, TrialActor
+from cdrl.tuning.notes import Notes, Score, Trial
+from cdrl.tuning.population import Within, mutations
+from cdrl.tuning.propose import propose
+from cdrl.tuning.space import setting
+from cdrl.tuning.sweep import Sweep
 
-from cdrl.errors import ConfigError  # noqa: E402
-from cdrl.runs import RunRecord  # noqa: E402
-from cdrl.tuning.notes import Notes, Score, Trial  # noqa: E402
-from cdrl.tuning.propose import propose  # noqa: E402
-from cdrl.tuning.space import setting  # noqa: E402
-from cdrl.tuning.sweep import Sweep  # noqa: E402
-from cdrl.tuning.trial import Running  # noqa: E402
-
-__all__ = ["SLOT", "check_population", "run_trials"]
+__all__ = ["SLOT", "run_trials"]
 
 SLOT = "cdrl_trial"
 """The resource of a session of our own that bounds how many trials run at a time."""
 DRIVER_CPUS = 0.001  # elsewhere; 0 is refused
-BAD_FD = 1e9  # of a trial that diverged, for schedulers
-POINTER = "pointer.json"
-MIDWAY = ("schedule.step_scale", "schedule.logsnr_", "schedule.warp", "schedule.weight_power", "training.", "sampling.")
-NOT_MIDWAY = ("training.batch_size", "training.num_chunks", "training.initializer_only_fraction")
-
-
-class _TrialActor(tune.Trainable):
-    """A trial as Tune sees it: a step ends with the score of a checkpoint.
-
-    Its checkpoint is a pointer to one of ours, so that a trial of any number of workers can go on from another's.
-    """
-
-    def setup(self, config: dict[str, Any], sweep: Sweep) -> None:
-        self._sweep = sweep
-        self._running: Running | None = None
-        self._begin(config)
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self.cleanup()
-        self._begin(new_config)
-        return True
-
-    def _begin(self, config: dict[str, Any]) -> None:
-        given = config["trial"]
-        self._number, self._parameters = given["number"], given["parameters"]
-        self._start, self._known = given["start"], given["known"]
-
-    def step(self) -> dict[str, Any]:
-        config = self._sweep.trial(self._number, self._parameters, self._start)
-        if self._running is None:
-            self._running = Running(config, self._known, self._sweep.trials / f"{config.run_id}.log")
-        report = self._running.next()
-        result = {"state": report.state, "cause": report.cause, "done": report.state != "running"}
-        result |= {"run": config.run_id, "parameters": self._parameters, "start": self._start, "scored": False}
-        if report.score is not None:
-            self._known = report.score.step
-            result |= {"scored": True, "error": report.score.error}
-        fd = report.score.fd if report.score is not None else float("nan")
-        return {**result, "step": self._known, "fd": BAD_FD if report.state == "diverged" else fd}
-
-    def cleanup(self) -> None:
-        if self._running is not None:
-            self._running.stop()
-            self._running = None
-
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        config = self._sweep.trial(self._number, self._parameters, self._start)
-        record = RunRecord.find(config.run_id, config.run.root)
-        cards = record.checkpoints() if record else {}
-        scored = [uri for uri, card in cards.items() if card.step == self._known]
-        pointer = {
-            "checkpoint": scored[-1] if scored else None,
-            "step": self._known,
-            "parameters": self._parameters,
-            "start": self._start,
-        }
-        (Path(checkpoint_dir) / POINTER).write_text(json.dumps(pointer))
-
-    def load_checkpoint(self, checkpoint_dir: str) -> None:
-        pointer = json.loads((Path(checkpoint_dir) / POINTER).read_text())
-        self._known = pointer["step"]
-        is_its_own = pointer["parameters"] == self._parameters
-        self._start = pointer["start"] if is_its_own else pointer["checkpoint"]
 
 
 class _StaysHere:
@@ -219,8 +147,8 @@ def run_trials(
         config, search = {"trial": tune.grid_search(list(waiting))}, {"num_samples": 1}
         scheduler = PopulationBasedTraining(
             perturbation_interval=max(1, round(space.first_rung * num_updates)),
-            hyperparam_mutations={"trial": {"parameters": _mutations(sweep)}},
-            custom_explore_fn=_Within(sweep),
+            hyperparam_mutations={"trial": {"parameters": mutations(sweep)}},
+            custom_explore_fn=Within(sweep),
             quantile_fraction=min(0.5, 1 - space.keep),
             log_config=False,
             **options,
@@ -228,7 +156,7 @@ def run_trials(
     resources = {"CPU": 0, SLOT: 1} if has_slots else {"CPU": DRIVER_CPUS}
     with tempfile.TemporaryDirectory(prefix="cdrl-ray-tune-") as folder, _silent():
         tune.Tuner(
-            tune.with_resources(tune.with_parameters(_TrialActor, sweep=sweep), resources),
+            tune.with_resources(tune.with_parameters(TrialActor, sweep=sweep), resources),
             param_space=config,
             tune_config=tune.TuneConfig(scheduler=scheduler, reuse_actors=True, **search),
             run_config=tune.RunConfig(
@@ -269,47 +197,6 @@ class _Waiting:
             parameters = {key: setting(tree, key) for key in sweep.space.parameters}
         notes.begin(number, parameters)
         return {"number": number, "parameters": parameters, "start": None, "known": 0}
-
-
-def check_population(sweep: Sweep, parallel: int, *, has_slots: bool) -> None:
-    """Refuse what PBT cannot do.
-
-    Raises:
-        ConfigError: a parameter that cannot change on the way, or too many trials for a cluster of others.
-    """
-    for key, each in sweep.space.parameters.items():
-        if each.per_level or each.when or each.above:
-            raise ConfigError(f"{key}: pbt takes plain ranges and choices, without per_level, when and above")
-        if not key.startswith(MIDWAY) or key in NOT_MIDWAY:
-            raise ConfigError(f"{key}: pbt changes parameters on the way, and this one cannot; take fifo or asha")
-    if not has_slots and sweep.num_trials > parallel:
-        raise ConfigError(
-            f"pbt at cluster.address runs all trials at a time: there is room for {parallel}, got {sweep.num_trials}"
-        )
-
-
-def _mutations(sweep: Sweep) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, each in sweep.space.parameters.items():
-        if each.choices is not None:
-            found[key] = list(each.choices)
-        else:
-            found[key] = tune.loguniform(each.low, each.high) if each.log else tune.uniform(each.low, each.high)
-    return found
-
-
-class _Within:
-    """Brings what PBT has multiplied back into the space."""
-
-    def __init__(self, sweep: Sweep) -> None:
-        self._parameters = sweep.space.parameters
-
-    def __call__(self, config: dict[str, Any]) -> dict[str, Any]:
-        values = config["trial"]["parameters"]
-        for key, each in self._parameters.items():
-            if each.choices is None:
-                values[key] = type(each.low)(min(max(values[key], each.low), each.high))  # type: ignore[misc]
-        return config
 
 
 @contextmanager

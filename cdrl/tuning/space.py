@@ -22,7 +22,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from cdrl import config as configuration
-from cdrl.build import check_buildable
+from cdrl.build import build_schedule, check_buildable
 from cdrl.config import Config
 from cdrl.config.method import Section
 from cdrl.errors import ConfigError
@@ -30,7 +30,7 @@ from cdrl.tuning.parameter import Number, Parameter, check_key, is_whole
 
 __all__ = ["Ask", "Space", "as_overrides", "load_space", "setting", "spaces", "with_parameters"]
 
-NUM_CORNERS = 64
+NUM_CORNERS = 32
 _END = "...\n"  # of a YAML document that is one word
 Ask = Callable[[str, str, Parameter, Number | None], Any]
 """Called with (name of the dimension, key of the setting, parameter, smallest value where another setting raises it);
@@ -105,9 +105,14 @@ class Space(Section):
                 raise ConfigError(f"parameters.{key}: expected whole numbers, got {each.low} and {each.high}")
             if each.above is not None and is_whole(key) != is_whole(each.above):
                 raise ConfigError(f"parameters.{key}: above {each.above}: one is a whole number, the other is none")
+        built = {(config.energy, config.initializer, config.pairs)}  # those are checked before the sweep begins
         for parameters in self._corners(config):
             with _at(_shown(parameters)):
-                check_buildable(with_parameters(config, parameters))
+                corner = with_parameters(config, parameters)
+                build_schedule(corner.schedule)
+                if (networks := (corner.energy, corner.initializer, corner.pairs)) not in built:
+                    check_buildable(corner)
+                built.add(networks)
 
     def _corners(self, config: Config) -> Iterator[dict[str, Any]]:
         """All lowest, all highest, each alone at its other end, each choice, and random mixtures of ends."""

@@ -28,6 +28,7 @@ from cdrl.data.prepare import Options, prepare
 from cdrl.model import Model
 from cdrl.runs import RunRecord
 from cdrl.session import connected
+from cdrl.training.grid import Grid
 from cdrl.training.launch import Outcome, launch
 from tests.faults import FaultProxy
 from tests.training_runs import CDRL, Straight, digests, straight, tiny_file, until
@@ -46,11 +47,12 @@ SETTINGS = (
 )
 
 
-def pace(file: Path) -> Callable[[Model], tuple[float, float]]:
+def pace(file: Path) -> Callable[[Model, Grid], tuple[float, float]]:
     """A score that takes its time while a file is there: the run waits at its checkpoints for what shall happen."""
     file.touch()
 
-    def score(model: Model) -> tuple[float, float]:  # within a function, so that workers get it whole: they cannot import tests
+    # within a function, so that workers get it whole: they cannot import tests
+    def score(model: Model, grid: Grid) -> tuple[float, float]:
         end_s = time.monotonic() + 1
         while file.exists() and time.monotonic() < end_s:
             time.sleep(0.02)

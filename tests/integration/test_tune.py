@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -18,11 +19,12 @@ from cdrl.tracking import server
 from cdrl.tuning.notes import Notes
 from cdrl.tuning.ranking import Ranking
 from tests.training_parts import TINY
-from tests.training_runs import CDRL, until
+from tests.training_runs import CDRL
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
 NUM_UPDATES = 24
+PATIENCE_S = 600.0
 SPACE = {
     "settings": {
         "training.num_updates": NUM_UPDATES,
@@ -58,6 +60,12 @@ class Tune:
             self.process = subprocess.Popen([*command, *where], stdout=log, stderr=log, start_new_session=True)
         return self.process
 
+    def wait(self, condition: Callable[[], bool]) -> None:
+        deadline_s = time.monotonic() + PATIENCE_S
+        while not condition():
+            assert time.monotonic() < deadline_s, self.log.read_text()
+            time.sleep(0.1)
+
     def notes(self) -> Notes:
         return Notes(self.directory / "trials")
 
@@ -75,16 +83,16 @@ def test_a_sweep_that_is_killed_goes_on_with_the_same_command(tmp_path: Path) ->
         journal = tune.directory / "trials" / "journal.jsonl"
         return journal.is_file() and b'"kind": "end"' in journal.read_bytes()
 
-    until(one_is_over, tune.log.read_text)
+    tune.wait(one_is_over)
     family = psutil.Process(tune.process.pid).children(recursive=True)
     tune.process.send_signal(signal.SIGKILL)
     tune.process.wait()
     before = tune.notes().trials
-    assert 0 < len(before) <= 4 and any(trial.state == "running" for trial in before.values()) or len(before) < 4
+    assert len(before) < 4 or any(trial.state == "running" for trial in before.values()), "it had not come to its end"
     known = {run.info.run_name: run.info.run_id for run in tune.runs()}
 
     tune.start()
-    code = tune.process.wait(600)
+    code = tune.process.wait(PATIENCE_S)
     told = tune.log.read_text()
     assert code == 0 and "Traceback" not in told, told
     assert "goes on after" in told
@@ -110,9 +118,4 @@ def test_a_sweep_that_is_killed_goes_on_with_the_same_command(tmp_path: Path) ->
     assert all(runs[f"t{number:03d}"].data.metrics["quick_score"] == fd for number, fd in scored.items())
     assert json.loads((tune.directory / "sweep.json").read_text())["name"] == "sweep"
 
-    deadline_s = time.monotonic() + 60
-    left = [process for process in family if process.is_running()]
-    while left and time.monotonic() < deadline_s:
-        left = [process for process in left if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
-        time.sleep(0.5)
-    assert left == [], "what the killed sweep had started is gone"
+    tune.wait(lambda: psutil.wait_procs(family, timeout=0)[1] == [])  # what the killed one had started is gone

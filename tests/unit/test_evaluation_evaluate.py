@@ -2,12 +2,16 @@
 
 import copy
 import json
+import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from cdrl import config as configuration
 from cdrl.config import Config
@@ -236,6 +240,36 @@ def test_the_quick_score_is_the_distance_of_its_samples(model: Path, config: Con
     assert torch.equal(torch.get_rng_state(), state), "training's random state is its own"
     with pytest.raises(ConfigError, match="not finite"):
         score(broken(model))
+
+
+class Rank(NamedTuple):
+    """A member of a team of threads."""
+
+    rank: int
+    world: int
+    tables: dict[int, Tensor]
+    barrier: threading.Barrier
+
+    def sum(self, table: Tensor) -> Tensor:
+        self.tables[self.rank] = table
+        self.barrier.wait()
+        total = torch.stack(list(self.tables.values())).sum(0)
+        self.barrier.wait()
+        return total
+
+
+@pytest.mark.parametrize("world", [2, 5])
+def test_ranks_share_the_images_of_the_quick_score(model: Path, config: Config, world: int) -> None:
+    """Whoever draws them, they are the same; a rank without any opens no data."""
+    loaded = Model.load(model)
+    ranks = [Rank(rank, world, {}, threading.Barrier(world)) for rank in range(world)]
+    ranks = [each._replace(tables=ranks[0].tables, barrier=ranks[0].barrier) for each in ranks]
+    scores = [QuickScore(config) for _ in ranks]
+    with ThreadPoolExecutor(world) as pool:
+        found = list(pool.map(lambda score, rank: score(loaded, rank), scores, ranks))
+    assert found[0] == pytest.approx(QuickScore(config)(loaded), rel=1e-9)
+    assert all(math.isnan(value) for each in found[1:] for value in each)
+    assert [score._reference is None for score in scores] == [rank >= 3 for rank in range(world)]  # 3 sampling batches
 
 
 def test_overrides_of_a_finished_run(config: Config) -> None:

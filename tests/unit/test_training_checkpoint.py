@@ -10,7 +10,7 @@ from cdrl.data import Dataset
 from cdrl.errors import ConfigError, RegistryError
 from cdrl.model import Model
 from cdrl.runs import Checkpoint
-from cdrl.training.checkpoint import read_checkpoint
+from cdrl.training.checkpoint import begin_with, read_checkpoint
 from cdrl.training.grid import Grid
 from cdrl.training.loop import train
 from tests.training_parts import digits, quiet, save, tiny_config, tiny_state
@@ -115,3 +115,23 @@ def test_the_visible_files_are_written_last(written: Path) -> None:
     assert max(times.values()) == times["state.json"]
     assert times["model.json"] >= max(time for name, time in times.items() if name.endswith(".safetensors"))
     assert times["state.json"] >= times["model.json"]
+
+
+@pytest.mark.parametrize("start_with", ["weights", "state"])
+def test_a_run_begins_with_the_weights_of_another_or_with_its_whole_state(
+    folder: Path, dataset: Dataset, start_with: str
+) -> None:
+    """Also with other levels and rates: the networks see logSNR."""
+    begin = ("pairs=per_level", f"training.start={folder}")
+    changed = ("schedule.warp=2", "training.energy.lr=0.5", f"training.start_with={start_with}")
+    state = tiny_state(tiny_config(*begin, *changed))
+    begin_with(state, folder, dataset.manifest.digest)
+    there = tiny_state(CONFIG)
+    read_checkpoint(there, folder, dataset.manifest.digest)
+    for mine, theirs in ((state.pair(0), there.pair(0)), (state.averaged(0), there.averaged(0))):
+        assert all(a.equal(b) for a, b in zip(mine.state_dict().values(), theirs.state_dict().values(), strict=True))
+    moments = state.optimizers[0].energy.state_dict()["state"]
+    assert (state.step, bool(moments)) == ((there.step, True) if start_with == "state" else (0, False))
+    wider = tiny_state(tiny_config(*begin, "energy.width=8"))
+    with pytest.raises(ConfigError, match="has other networks than this run"):
+        begin_with(wider, folder, dataset.manifest.digest)

@@ -14,10 +14,11 @@ from cdrl.tracking.journal import Journal
 from cdrl.tuning.family import adopt
 from cdrl.tuning.notes import Notes, Score, State, Trial
 from cdrl.tuning.plots import shared_step
+from cdrl.tuning.population import check_population
 from cdrl.tuning.propose import propose
 from cdrl.tuning.ranking import Ranking, rank
 from cdrl.tuning.run import write_results
-from cdrl.tuning.search import _Rungs, check_population
+from cdrl.tuning.search import _Rungs
 from cdrl.tuning.space import load_space
 from cdrl.tuning.story import Story
 from cdrl.tuning.sweep import Sweep, build_sweep
@@ -49,7 +50,7 @@ def test_who_went_further_ranks_higher_and_what_diverged_or_failed_has_no_rank(t
     assert found.best is not None and found.best.trial == 1
     text = found.text()
     assert "t004 failed: a disk was full" in text and "t003 diverged: training diverged at level 1" in text
-    assert "t001, clearly better than the configuration as it is (t000), by 1.00 ± 0.42" in text
+    assert "t001; clearly better than the configuration as it is (t000), by 1.00 ± 0.42" in text
     assert Ranking.model_validate_json(found.model_dump_json()) == found
 
 

@@ -8,7 +8,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cdrl.build import build_schedule, check_buildable
+from cdrl.build import build_schedule
+from cdrl.cli import main
 from cdrl.config import load
 from cdrl.errors import ConfigError
 from cdrl.tuning.notes import Notes, Score, Trial
@@ -60,7 +61,6 @@ def test_every_draw_is_a_valid_configuration(number: int, searcher: str) -> None
     drawn = propose(space(searcher=searcher), CONFIG, number, [], 100)
     config = with_parameters(CONFIG, drawn)
     schedule = build_schedule(config.schedule)
-    check_buildable(config)
     assert schedule.num_levels == drawn["schedule.num_levels"] == len(drawn["schedule.step_scale"])
     assert ("schedule.warp" in drawn) == (config.schedule.family == "cosine")
     if "schedule.warp" in drawn:
@@ -229,3 +229,26 @@ def test_what_matters_is_what_moves_the_values() -> None:
     shares = importances(rows, [row["much"] ** 2 for row in rows])
     assert set(shares) == {"much", "nothing"} and shares["much"] > 0.9
     assert importances(rows[:3], [1.0, 2.0, 3.0]) == {} == importances([], [])
+
+
+@pytest.mark.parametrize(
+    "options, says",
+    [
+        (["--space", "{space}"], "did you mean 'schedule.warp'"),
+        (["--space", "nowhere"], "neither a preset nor a .yaml file"),
+        (["--space", "schedules", "--set", "data.uri={folder}/none"], "no dataset here"),
+        (["--space", "schedules", "--set", "schedule.warp=2"], "searches it"),
+        (["--space", "schedules", "--warm-start", "{folder}/none"], "no such run"),
+    ],
+)
+def test_the_command_refuses_in_one_line(
+    tmp_path: Path, options: list[str], says: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = file(tmp_path, {"parameters": {"schedule.wrap": {"low": 0.5, "high": 2.0}}})
+    given = [part.format(space=path, folder=tmp_path) for part in options]
+    monkeypatch.setattr("sys.argv", ["cdrl", "tune", "digits", "--set", f"run.root={tmp_path}", *given])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    told = capsys.readouterr().err
+    assert caught.value.code == 2 and says in told and told.count("\n") == 1
+    assert not list(tmp_path.glob("digits-*")), "nothing was begun"
