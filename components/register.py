@@ -1,4 +1,4 @@
-"""Step 4: a version in the registry."""
+"""Step: a version in the registry."""
 
 from kfp import dsl
 

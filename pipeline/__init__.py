@@ -1,1 +1,1 @@
-"""The Kubeflow graph: exactly the steps of `make demo`, each in a pod of its own."""
+"""The graphs of Kubeflow, which a laptop runs as well: `python -m pipeline compile|run|submit|diff`."""

@@ -1,68 +1,160 @@
-"""The graph: the steps of `make demo`, one after the other."""
+"""The graphs: from images to a champion, training alone, a sweep with its best trained, and the nightly contest."""
 
-from itertools import pairwise
+from kfp import dsl
 
-from kfp import dsl, kubernetes
-
+from components.close import close
 from components.evaluate import evaluate
+from components.freeze import freeze
+from components.gate import gate
 from components.prepare import prepare
 from components.promote import promote
 from components.register import register
-from components.sample import sample
+from components.report import report
+from components.rescore import rescore
 from components.train import train
+from components.tune import tune
+from pipeline.pod import ROOT, heavy, in_order, light
 
-__all__ = ["ROOT", "cdrl_pipeline"]
+__all__ = ["PIPELINES", "PASSED"]
 
-ROOT = "/runs"
-"""Where every step sees the shared volume: run records, score cards and pictures. Shards and checkpoints are on S3."""
-
-USER = 10001
-STORAGE_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL")
-TRACKING_KEYS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+PASSED = "passed"
+DAYS = 24
 
 
-def _place(step: dsl.PipelineTask, volume: str, cpus: int = 2) -> dsl.PipelineTask:
-    """What holds for every pod: the shared volume, credentials from Secrets, an ordinary user, limits, no cache."""
-    kubernetes.mount_pvc(step, pvc_name=volume, mount_path=ROOT)
-    kubernetes.use_secret_as_env(step, "cdrl-storage", {key: key for key in STORAGE_KEYS}, optional=True)
-    kubernetes.use_secret_as_env(step, "cdrl-tracking", {key: key for key in TRACKING_KEYS}, optional=True)
-    kubernetes.set_security_context(step, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
-    step.set_caching_options(False)  # what a step makes is out of Kubeflow's sight
-    step.set_cpu_request(str(cpus)).set_cpu_limit(str(cpus))
-    return step.set_memory_request(f"{2 * cpus}Gi").set_memory_limit(f"{2 * cpus}Gi")
-
-
-@dsl.pipeline(name="cdrl", description="Prepare, train, evaluate, register, promote, sample.")
-def cdrl_pipeline(
+@dsl.pipeline(name="choose", description="A sweep, or the configuration as it is.")
+def choose(
+    config: str,
+    space: str,
+    num_trials: int,
+    trial_updates: int,
     run: str,
-    source: str = "digits",
+    data: str,
+    root: str,
+    storage: str,
+    tracking: str,
+    address: str,
+) -> None:
+    """A graph of its own: nothing outside a condition can wait for a step within it, but for this it can."""
+    where = {"data": data, "root": root, "storage": storage, "tracking": tracking, "address": address}
+    with dsl.If(num_trials > 0, name="with-sweep"):
+        sweep = tune(config=config, space=space, num_trials=num_trials, num_updates=trial_updates, run=run, **where)
+        heavy(sweep, cpus=4, hours=3 * DAYS)
+    with dsl.Else(name="as-it-is"):
+        light(freeze(config=config, run=run, root=root))
+
+
+@dsl.pipeline(name="cdrl", description="Prepare, tune, train, evaluate; promote what the gates let pass.")
+def whole(
+    run: str,
     config: str = "digits",
     model: str = "digits",
+    source: str = "digits",
     data: str = "s3://cdrl/data/digits",
+    workers: int = 0,
+    max_bad: int = 0,
+    space: str = "schedules",
+    num_trials: int = 3,
+    trial_updates: int = 200,
+    num_updates: int = 2000,
+    max_sets: int = 0,
+    address: str = "local",
+    root: str = ROOT,
     storage: str = "s3://cdrl/runs",
     tracking: str = "http://mlflow:5000",
-    volume: str = "cdrl-runs",
 ) -> None:
-    """Submit with a new name for `run` to train anew, with an old one to resume it.
+    """A new name for `run` trains anew, an old one resumes; with `num_trials` 0 there is no sweep."""
+    at, kept = {"data": data, "root": root, "address": address}, {"root": root, "tracking": tracking}
+    where = {**at, "storage": storage, "tracking": tracking}
+    with dsl.ExitHandler(light(close(run=run, root=root)), name="work"):
+        prepared = heavy(prepare(source=source, workers=workers, max_bad=max_bad, **at))
+        sweep = {"space": space, "num_trials": num_trials, "trial_updates": trial_updates}
+        chosen = choose(config=config, run=run, **sweep, **where)
+        fitted = heavy(train(run=run, num_updates=num_updates, **where), cpus=4, hours=7 * DAYS)
+        scored = heavy(evaluate(run=run, root=root, address=address), cpus=4)
+        shown = light(report(card=run, root=root))
+        version = light(register(run=run, root=root))
+        asked = heavy(gate(model=model, version=run, max_sets=max_sets, **kept))
+        in_order(prepared, chosen, fitted, scored, shown, version, asked)
+        with dsl.If(asked.output == PASSED, name="passed"):
+            heavy(promote(model=model, version=run, max_sets=max_sets, **kept))
 
-    Args:
-        run: name of the run.
-        source: what `cdrl data prepare` reads.
-        config: name of a preset.
-        model: the registered name, which is `name` in the configuration.
-        data: URI of the dataset.
-        storage: URI of the checkpoints.
-        tracking: URI of the MLflow server.
-        volume: the ReadWriteMany volume claim that all steps mount; writable by user 10001.
-    """
-    steps = [
-        _place(prepare(source=source, data=data), volume),
-        _place(train(config=config, run=run, data=data, root=ROOT, storage=storage, tracking=tracking), volume, cpus=4),
-        _place(evaluate(run=run, root=ROOT), volume),
-        _place(register(run=run, root=ROOT), volume),
-        _place(promote(model=model, version=run, tracking=tracking), volume),
-        _place(sample(run=run, root=ROOT), volume),
-    ]
-    steps[1].set_retry(3)  # a retry resumes
-    for before, after in pairwise(steps):
-        after.after(before)
+
+@dsl.pipeline(name="cdrl-train", description="Prepare and train, nothing else.")
+def train_only(
+    run: str,
+    config: str = "digits",
+    source: str = "digits",
+    data: str = "s3://cdrl/data/digits",
+    workers: int = 0,
+    max_bad: int = 0,
+    num_updates: int = 2000,
+    address: str = "local",
+    root: str = ROOT,
+    storage: str = "s3://cdrl/runs",
+    tracking: str = "http://mlflow:5000",
+) -> None:
+    """A new name for `run` trains anew, an old one resumes."""
+    at = {"data": data, "root": root, "address": address}
+    where = {**at, "storage": storage, "tracking": tracking}
+    with dsl.ExitHandler(light(close(run=run, root=root)), name="work"):
+        prepared = heavy(prepare(source=source, workers=workers, max_bad=max_bad, **at))
+        frozen = light(freeze(config=config, run=run, root=root))
+        fitted = heavy(train(run=run, num_updates=num_updates, **where), cpus=4, hours=7 * DAYS)
+        in_order(prepared, frozen, fitted)
+
+
+@dsl.pipeline(name="cdrl-sweep", description="Prepare, sweep, train the best configuration and score it.")
+def sweep_then_train(
+    run: str,
+    config: str = "digits",
+    source: str = "digits",
+    data: str = "s3://cdrl/data/digits",
+    workers: int = 0,
+    max_bad: int = 0,
+    space: str = "schedules",
+    num_trials: int = 3,
+    trial_updates: int = 200,
+    num_updates: int = 2000,
+    address: str = "local",
+    root: str = ROOT,
+    storage: str = "s3://cdrl/runs",
+    tracking: str = "http://mlflow:5000",
+) -> None:
+    """A new name for `run` sweeps anew, an old one goes on."""
+    at = {"data": data, "root": root, "address": address}
+    where = {**at, "storage": storage, "tracking": tracking}
+    with dsl.ExitHandler(light(close(run=run, root=root)), name="work"):
+        prepared = heavy(prepare(source=source, workers=workers, max_bad=max_bad, **at))
+        found = tune(config=config, space=space, num_trials=num_trials, num_updates=trial_updates, run=run, **where)
+        heavy(found, cpus=4, hours=3 * DAYS)
+        fitted = heavy(train(run=run, num_updates=num_updates, **where), cpus=4, hours=7 * DAYS)
+        scored = heavy(evaluate(run=run, root=root, address=address), cpus=4)
+        in_order(prepared, found, fitted, scored, light(report(card=run, root=root)))
+
+
+@dsl.pipeline(name="cdrl-nightly", description="Score champion and challenger again; promote what the gates let pass.")
+def nightly(
+    model: str = "digits",
+    version: str = "latest",
+    data: str = "s3://cdrl/data/digits",
+    seed: int = 2,
+    max_sets: int = 4,
+    address: str = "local",
+    root: str = ROOT,
+    tracking: str = "http://mlflow:5000",
+) -> None:
+    """Both are scored with the same fresh noise; the gates draw up to `max_sets` further sets while it is not clear."""
+    kept = {"root": root, "tracking": tracking}
+    cards = []
+    for who in ("@champion", f"/{version}"):
+        scored = rescore(model=model, version=who, data=data, seed=seed, address=address, **kept)
+        heavy(scored, cpus=4)
+        card = f"{root}/nightly/{model}{who}/latest.json"
+        cards.append(light(report(card=card, root=root)).after(scored))
+    asked = heavy(gate(model=model, version=version, max_sets=max_sets, **kept), cpus=4).after(*cards)
+    with dsl.If(asked.output == PASSED, name="passed"):
+        heavy(promote(model=model, version=version, max_sets=max_sets, **kept), cpus=4)
+
+
+PIPELINES = {"cdrl": whole, "train": train_only, "sweep": sweep_then_train, "nightly": nightly}
+"""By the name that `python -m pipeline` knows."""

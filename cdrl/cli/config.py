@@ -30,10 +30,22 @@ def list_presets() -> None:
 
 
 @app.command()
-def show(source: ConfigArgument, overrides: SetOption = None) -> None:
+def show(
+    source: ConfigArgument,
+    overrides: SetOption = None,
+    to: Annotated[
+        str | None, typer.Option("--to", metavar="FILE", help="Write it there; `cdrl train FILE` takes it.")
+    ] = None,
+) -> None:
     """Print the resolved configuration as YAML."""
     config = configuration.load(source, overrides or ())
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    if to is not None:
+        from cdrl import storage
+
+        storage.write_bytes(to, text.encode())
+        Console().print(f"{to}: config digest {config.digest[:12]}", highlight=False, soft_wrap=True, markup=False)
+        return
     console = Console()
     console.print(Syntax(text, "yaml", background_color="default") if console.is_terminal else text, soft_wrap=True)
 

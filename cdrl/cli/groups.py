@@ -20,6 +20,7 @@ from cdrl.cli import (
     ood,
     registry,
     replay,
+    report,
     sample,
     schedule,
     serve,
@@ -40,6 +41,7 @@ def attach(app: typer.Typer) -> None:
     app.command()(train.train)
     app.command()(tune.tune)
     app.command()(evaluate.evaluate)
+    app.command()(report.report)
     app.command()(compare.compare)
     app.command()(curve.curve)
     app.add_typer(registry.app, name="registry")

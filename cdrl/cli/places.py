@@ -7,9 +7,12 @@ import typer
 if TYPE_CHECKING:
     from cdrl.registry.versions import Registry
 
-__all__ = ["NameArgument", "ReasonOption", "RootOption", "TrackingOption", "registry_of"]
+__all__ = ["NameArgument", "ReasonOption", "RootOption", "TrackingOption", "VersionArgument", "registry_of"]
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The model: the `name` of its configuration.")]
+VersionArgument = Annotated[
+    str, typer.Argument(metavar="VERSION", help="A number, `latest`, or the run that made it.")
+]
 ReasonOption = Annotated[str, typer.Option("--why", metavar="TEXT", help="What you have to say; kept in the history.")]
 RootOption = Annotated[str, typer.Option("--root", metavar="FOLDER", help="The folder of runs.")]
 TrackingOption = Annotated[

@@ -6,13 +6,13 @@ import typer
 from rich.console import Console
 
 from cdrl.cli.config import SetOption
-from cdrl.cli.places import NameArgument, ReasonOption, RootOption, TrackingOption, registry_of
+from cdrl.cli.places import NameArgument, ReasonOption, RootOption, TrackingOption, VersionArgument, registry_of
 from cdrl.runs import RunRecord, Which
 
 if TYPE_CHECKING:
     from cdrl.evaluation.protocol import ScoreCard
 
-__all__ = ["promote", "register", "replace", "rollback"]
+__all__ = ["gate", "promote", "register", "replace", "rollback"]
 
 
 def register(
@@ -55,9 +55,34 @@ def replace(
     _say(f"next: cdrl registry promote {version.name} {version.number}")
 
 
+def gate(
+    name: NameArgument,
+    version: VersionArgument,
+    overrides: SetOption = None,
+    decision: Annotated[
+        str | None, typer.Option("--decision", metavar="FILE", help="Write there: passed or refused.")
+    ] = None,
+    root: RootOption = "runs",
+    tracking: TrackingOption = None,
+) -> None:
+    """Ask the gates what `promote` would ask them, and leave the champion where it is; both answers exit with 0."""
+    from cdrl import storage
+    from cdrl.cli.evaluate import showing_progress
+    from cdrl.registry.promote import ask
+
+    with showing_progress() as progress:
+        candidate, found = ask(
+            registry_of(tracking, root), name, version, overrides=overrides or (), progress=progress
+        )
+    answer = "passed" if found.passed else "refused"
+    _say(f"{candidate} {answer}: {'; '.join(found.reasons)}")
+    if decision is not None:
+        storage.write_bytes(decision, answer.encode())
+
+
 def promote(
     name: NameArgument,
-    version: Annotated[str, typer.Argument(metavar="VERSION", help="A number, `latest`, or the run that made it.")],
+    version: VersionArgument,
     overrides: SetOption = None,
     expected: Annotated[
         int | None, typer.Option("--expect", min=0, metavar="N", help="Only if version N is champion now; 0 = none.")

@@ -20,6 +20,7 @@ app = typer.Typer(help="Turn runs into model versions and choose the champion.",
 
 app.command()(promotion.register)
 app.command()(promotion.replace)
+app.command()(promotion.gate)
 app.command()(promotion.promote)
 app.command()(promotion.rollback)
 

@@ -26,6 +26,7 @@ def sync(
     patience: Annotated[
         float, typer.Option(min=0, metavar="SECONDS", help="How long a server that does not answer is waited for.")
     ] = 20.0,
+    if_any: Annotated[bool, typer.Option("--if-any", help="A run that did not begin is no mistake.")] = False,
 ) -> None:
     """Send what the server does not have; a run whose process died is marked. Exit code 1: the server stays away."""
     from cdrl import storage
@@ -34,6 +35,9 @@ def sync(
     from cdrl.tracking.server import shown
     from cdrl.tracking.sync import synchronise
 
+    if if_any and RunRecord.find(run, root) is None:
+        Console(soft_wrap=True).print(f"run {run}: it did not begin; nothing to send", highlight=False, markup=False)
+        return
     record, told = RunRecord.read(run, root), set[str]()
 
     def tell(text: str, lost_s: float) -> None:

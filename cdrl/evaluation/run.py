@@ -8,7 +8,7 @@ from cdrl.method.pairs import groups_of_levels
 from cdrl.runs import RunRecord, Which
 from cdrl.tracking.run import TrackedRun
 
-__all__ = ["FOLDER", "evaluate_run"]
+__all__ = ["FOLDER", "evaluate_run", "figures"]
 
 FOLDER = "evaluation"  # in the run's folder
 PARTS = "evaluation-parts"
@@ -38,7 +38,7 @@ def evaluate_run(
     if (learning := learning_plot(_histories(journal, record.config))) is not None:
         result.pictures["learning"] = learning
     result.write(record.directory / FOLDER)
-    journal.log_metrics(_metrics(result.card), result.card.step)
+    journal.log_metrics(figures(result.card), result.card.step)
     journal.flush()
     journal.log_artifact(record.directory / FOLDER, FOLDER)
     journal.describe(_summary(result.card), f"{FOLDER}/samples.png")
@@ -53,7 +53,7 @@ def _histories(journal: TrackedRun, config: Config) -> dict[str, dict[int, float
     return {name: journal.history(name) for name in names}
 
 
-def _metrics(card: ScoreCard) -> dict[str, float]:
+def figures(card: ScoreCard) -> dict[str, float]:
     """`score/frechet`, `score_error/frechet`, `score_k0/...`, `floor/...`; what was not measured is left out."""
     groups = {"score": card.scores, "score_error": card.errors, "score_k0": card.k0 or {}, "floor": card.floor}
     flat = {f"{group}/{name}": value for group, scores in groups.items() for name, value in scores.items()}

@@ -1,4 +1,4 @@
-"""Move the alias `champion`: forward if the gates let the candidate pass, back if somebody says so."""
+"""Move the alias `champion`: forward if the gates let the candidate pass, back if somebody says so; or only ask."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -16,7 +16,7 @@ from cdrl.registry.proof import FOLDER
 from cdrl.registry.version import GATE
 from cdrl.registry.versions import CHAMPION, Registry, Version, check
 
-__all__ = ["promote", "rollback"]
+__all__ = ["ask", "promote", "rollback"]
 
 
 def promote(
@@ -50,25 +50,33 @@ def promote(
         raise Overtaken(
             f"{name}: expected version {expected or 'none'} to be champion, it is {now or 'none'}; nothing was changed"
         )
-    if chain.head.champion == candidate.number:
+    decision, gates = _decision(registry, candidate, chain, overrides, progress)
+    if gates is None:
         _settle(registry, history)
-        return registry.find(f"{name}/{candidate.number}"), Decision(True, ("it is the champion already",))
-    champion = next((one for one in registry.versions(name) if one.number == chain.head.champion), None)
-    deleted = champion is None and chain.head.champion is not None
-    if not deleted:  # with a version MLflow deletes its aliases
-        _check_alias(registry, chain)
-    decision, gates = _ask(registry, candidate, champion, chain, list(overrides), progress)
-    if deleted:
-        gone = f"version {chain.head.champion}, the champion so far, was deleted from the server"
-        decision = replace(decision, reasons=(*decision.reasons, gone))
-    verdict = f"{'passed' if decision.passed else 'refused'}: {'; '.join(decision.reasons)}"
-    with registry.translated():
-        registry.client.set_model_version_tag(name, str(candidate.number), GATE, verdict)
+        return registry.find(f"{name}/{candidate.number}"), decision
     if not decision.passed:
         raise GateFailed(f"{candidate} was not promoted: {'; '.join(decision.reasons)}")
     why = (*decision.reasons, *([reason] if reason else []))
     _move(registry, history, chain, candidate, action="promote", why=why, gates=gates.model_dump(mode="json"))
     return registry.find(f"{name}/{candidate.number}"), decision
+
+
+def ask(
+    registry: Registry,
+    name: str,
+    version: str = "latest",
+    *,
+    overrides: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> tuple[Version, Decision]:
+    """What the gates would say to `promote` now; the champion stays. The verdict is written on the version.
+
+    Raises:
+        RegistryError: there is no such version, or the alias was moved by hand.
+    """
+    candidate = registry.find(f"{name}/{version}")
+    decision, _ = _decision(registry, candidate, registry.history(name).read(), overrides, progress)
+    return candidate, decision
 
 
 def rollback(registry: Registry, name: str, *, reason: str = "") -> Version:
@@ -97,6 +105,27 @@ def rollback(registry: Registry, name: str, *, reason: str = "") -> Version:
     why = (f"back from version {chain.head.champion}", *([reason] if reason else []))
     _move(registry, history, chain, back, action="rollback", why=why)
     return registry.find(f"{name}/{back.number}")
+
+
+def _decision(
+    registry: Registry, candidate: Version, chain: Chain, overrides: Sequence[str], progress: Progress | None
+) -> tuple[Decision, GatesConfig | None]:
+    """The gates' answer, kept on the version, and what they were; None: it is champion already, nobody was asked."""
+    if chain.head.champion == candidate.number:
+        return Decision(True, ("it is the champion already",)), None
+    versions = registry.versions(candidate.name)
+    champion = next((one for one in versions if one.number == chain.head.champion), None)
+    deleted = champion is None and chain.head.champion is not None
+    if not deleted:  # with a version MLflow deletes its aliases
+        _check_alias(registry, chain)
+    decision, gates = _ask(registry, candidate, champion, chain, list(overrides), progress)
+    if deleted:
+        gone = f"version {chain.head.champion}, the champion so far, was deleted from the server"
+        decision = replace(decision, reasons=(*decision.reasons, gone))
+    verdict = f"{'passed' if decision.passed else 'refused'}: {'; '.join(decision.reasons)}"
+    with registry.translated():
+        registry.client.set_model_version_tag(candidate.name, str(candidate.number), GATE, verdict)
+    return decision, gates
 
 
 def _ask(

@@ -1,6 +1,9 @@
-"""The pipeline: the committed YAML is the code's, Kubeflow's own schema reads it, and its steps are the demo's."""
+"""The pipelines: the committed YAML is the code's, Kubeflow's own schema reads it, and its pods keep the policies."""
 
-from pathlib import Path
+import copy
+import json
+import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -8,88 +11,172 @@ import yaml
 from google.protobuf import json_format
 from kfp.kubernetes import kubernetes_executor_config_pb2
 from kfp.pipeline_spec import pipeline_spec_pb2
-from typer.testing import CliRunner
 
-from pipeline.__main__ import app
-from pipeline.compile import COMPILED, compile_pipeline
-from pipeline.define import ROOT
+from components.image import checked_image
+from pipeline import graph
+from pipeline.compile import COMMITTED, documents
+from pipeline.define import PIPELINES
+from pipeline.parameters import PATTERNS, RANGES
+from pipeline.pod import ROOT
 
-STEPS = ["prepare", "train", "evaluate", "register", "promote", "sample"]
+Documents = list[dict[str, Any]]
+SECRET = re.compile(r"(password|secret_?(access)?_?key|access_key_id|token|bearer)\s*[:=]\s*\S", re.IGNORECASE)
+STEPS = {
+    "cdrl": "prepare choose[tune|freeze] train evaluate report register gate promote close",
+    "train": "prepare freeze train close",
+    "sweep": "prepare tune train evaluate report close",
+    "nightly": "rescore rescore-2 report report-2 gate promote",
+}
 
 
-@pytest.fixture(scope="module")
-def documents() -> list[dict[str, Any]]:
-    return list(yaml.safe_load_all(COMPILED.read_text()))
+@pytest.fixture(params=sorted(PIPELINES))
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
-def pod_settings(documents: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def committed(name: str) -> Documents:
+    text = (COMMITTED / f"{name}.yaml").read_text()
+    return list(yaml.load_all(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+
+
+def containers(documents: Documents) -> dict[str, dict[str, Any]]:
+    executors = documents[0]["deploymentSpec"]["executors"]
+    return {name.removeprefix("exec-"): executor["container"] for name, executor in executors.items()}
+
+
+def pods(documents: Documents) -> dict[str, dict[str, Any]]:
     executors = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     return {name.removeprefix("exec-"): settings for name, settings in executors.items()}
 
 
-def test_the_committed_file_is_what_the_code_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    compile_pipeline(tmp_path / "again.yaml")
-    assert (tmp_path / "again.yaml").read_text() == COMPILED.read_text(), (
-        "run: python -m pipeline compile --out pipeline/cdrl-pipeline.yaml"
-    )
-    assert [path.name for path in tmp_path.iterdir()] == ["again.yaml"], "nothing is left beside it"
+def tasks(documents: Documents) -> dict[str, dict[str, Any]]:
+    """Every task that is a container, by name."""
+    spec = documents[0]
+    graphs = [spec["root"]["dag"], *(each["dag"] for each in spec["components"].values() if "dag" in each)]
+    found = [(key, task) for dag in graphs for key, task in dag["tasks"].items()]
+    return {key: task for key, task in found if graph.executor_of(spec, task) is not None}
 
 
-def test_kubeflow_reads_it(documents: list[dict[str, Any]]) -> None:
-    pipeline, platform = documents
-    spec = json_format.ParseDict(pipeline, pipeline_spec_pb2.PipelineSpec())
+def test_the_committed_file_is_what_the_code_makes(name: str) -> None:
+    assert committed(name) == documents(name), "run: python -m pipeline compile --all"
+
+
+def test_nothing_else_is_committed() -> None:
+    assert {path.name for path in COMMITTED.iterdir()} == {f"{name}.yaml" for name in PIPELINES}
+
+
+def test_kubeflow_reads_it(name: str) -> None:
+    pipeline, platform = committed(name)
+    json_format.ParseDict(pipeline, pipeline_spec_pb2.PipelineSpec())
     json_format.ParseDict(platform, pipeline_spec_pb2.PlatformSpec())
-    assert spec.pipeline_info.name == "cdrl"
-    for settings in pod_settings(documents).values():
+    for settings in pods([pipeline, platform]).values():
         json_format.ParseDict(settings, kubernetes_executor_config_pb2.KubernetesExecutorConfig())
 
 
-def test_an_unknown_field_would_not_be_read(documents: list[dict[str, Any]]) -> None:
+def test_an_unknown_field_would_not_be_read() -> None:
     with pytest.raises(json_format.ParseError):
-        json_format.ParseDict(documents[0] | {"stepps": {}}, pipeline_spec_pb2.PipelineSpec())
+        json_format.ParseDict(committed("train")[0] | {"stepps": {}}, pipeline_spec_pb2.PipelineSpec())
 
 
-def test_its_steps_are_the_demos_one_after_the_other(documents: list[dict[str, Any]]) -> None:
-    tasks = documents[0]["root"]["dag"]["tasks"]
-    follows = {tuple(task.get("dependentTasks", ())): name for name, task in tasks.items()}
-    order = [follows[()]]
-    while (order[-1],) in follows:
-        order.append(follows[(order[-1],)])
-    assert order == STEPS
-    assert len(tasks) == len(STEPS)
+def test_its_steps_are_these_in_this_order(name: str) -> None:
+    spec = committed(name)[0]
+    flat = STEPS[name].replace("choose[tune|freeze]", "tune freeze").split()
+    assert list(graph.leaves(spec)) == flat
+    assert len(set(flat)) == len(tasks([spec])), "a step's name is the folder of its outputs"
 
 
-def test_no_step_is_answered_from_kubeflows_cache(documents: list[dict[str, Any]]) -> None:
-    for task in documents[0]["root"]["dag"]["tasks"].values():
-        assert not task["cachingOptions"].get("enableCache", False)
+def test_every_parameter_has_a_range_and_only_the_run_must_be_said(name: str) -> None:
+    inputs = committed(name)[0]["root"]["inputDefinitions"]["parameters"]
+    assert set(inputs) <= {*RANGES, *PATTERNS}
+    assert [key for key, each in inputs.items() if "defaultValue" not in each] == (["run"] if "run" in inputs else [])
 
 
-def test_every_pod_shares_the_volume_and_is_an_ordinary_user(documents: list[dict[str, Any]]) -> None:
-    pods = pod_settings(documents)
-    assert set(pods) == set(STEPS)
-    for settings in pods.values():
-        assert [mount["mountPath"] for mount in settings["pvcMount"]] == [ROOT]
-        assert settings["securityContext"]["runAsNonRoot"] is True
-        assert {secret["secretName"] for secret in settings["secretAsEnv"]} == {"cdrl-storage", "cdrl-tracking"}
+def test_promotion_waits_for_the_gate_and_asks_a_single_value() -> None:
+    for which in ("cdrl", "nightly"):
+        spec = committed(which)[0]
+        (key, task), *more = [
+            (key, task)
+            for dag in (spec["root"]["dag"], *(each["dag"] for each in spec["components"].values() if "dag" in each))
+            for key, task in dag["tasks"].items()
+            if task["taskInfo"]["name"] == "passed"
+        ]
+        assert not more and task["dependentTasks"] == ["gate"]
+        asked = "inputs.parameter_values['pipelinechannel--gate-decision']"
+        assert task["triggerPolicy"]["condition"] == f"{asked} == 'passed'"
+        assert list(spec["components"]["comp-gate"]["outputDefinitions"]["parameters"]) == ["decision"]
 
 
-def test_every_step_has_limits(documents: list[dict[str, Any]]) -> None:
-    for executor in documents[0]["deploymentSpec"]["executors"].values():
-        assert {"resourceCpuLimit", "resourceMemoryLimit"} <= set(executor["container"]["resources"])
+def test_the_record_is_closed_whatever_happened() -> None:
+    for which in ("cdrl", "train", "sweep"):
+        (last,) = [task for task in tasks(committed(which)).values() if graph.is_last(task)]
+        assert last["taskInfo"]["name"] == "close"
 
 
-def test_only_the_name_of_the_run_must_be_said(documents: list[dict[str, Any]]) -> None:
-    inputs = documents[0]["root"]["inputDefinitions"]["parameters"]
-    assert [name for name, each in inputs.items() if "defaultValue" not in each] == ["run"]
+def problems(documents: Documents) -> list[str]:
+    """What is wrong with the pods of a compiled pipeline."""
+    found = []
+    for step, container in containers(documents).items():
+        pod = pods(documents).get(step, {})
+        resources = container.get("resources", {})
+        names = ("resourceCpuLimit", "resourceMemoryLimit", "resourceCpuRequest", "resourceMemoryRequest")
+        if not set(names) <= set(resources):
+            found.append(f"{step}: no limits")
+        security = pod.get("securityContext", {})
+        if security.get("runAsNonRoot") is not True or int(security.get("runAsUser", 0)) == 0:
+            found.append(f"{step}: may run as root")
+        if int(pod.get("activeDeadlineSeconds", 0)) <= 0:
+            found.append(f"{step}: no deadline")
+        if [mount["mountPath"] for mount in pod.get("pvcMount", ())] != [ROOT]:
+            found.append(f"{step}: not on the shared volume")
+        secrets = {secret["secretName"] for secret in pod.get("secretAsEnv", ())}
+        if secrets != {"cdrl-storage", "cdrl-tracking", "cdrl-ray"}:
+            found.append(f"{step}: credentials not from Secrets")
+        if container.get("env"):
+            found.append(f"{step}: an environment value in clear")
+        try:
+            checked_image(container["image"])
+        except ValueError:
+            found.append(f"{step}: an image that may change")
+        if container["command"][0] != "cdrl" and step.partition("-")[0] != "report":
+            found.append(f"{step}: no command of cdrl")
+        if re.search(r"pip3? install|ensurepip", " ".join(container["command"])):
+            found.append(f"{step}: installs when it runs")
+    for step, task in tasks(documents).items():
+        if task["cachingOptions"].get("enableCache", False):
+            found.append(f"{step}: Kubeflow's cache")
+        if task.get("retryPolicy", {}).get("maxRetryCount", 0) < 1 and not graph.is_last(task):
+            found.append(f"{step}: no retry")
+    if SECRET.search(json.dumps(documents)):
+        found.append("a secret in clear")
+    return found
 
 
-def test_the_command_compiles(tmp_path: Path) -> None:
-    done = CliRunner().invoke(app, ["compile", "--out", str(tmp_path / "pipeline.yaml")])
-    assert done.exit_code == 0
-    assert (tmp_path / "pipeline.yaml").read_text() == COMPILED.read_text()
+def test_the_pods_keep_the_policies(name: str) -> None:
+    assert problems(committed(name)) == []
 
 
-@pytest.mark.parametrize("out", ["absent/pipeline.yaml", "pipeline.txt"])
-def test_a_wrong_place_is_refused(tmp_path: Path, out: str) -> None:
-    assert CliRunner().invoke(app, ["compile", "--out", str(tmp_path / out)]).exit_code == 2
-    assert list(tmp_path.iterdir()) == []
+def _exec(documents: Documents, step: str) -> dict[str, Any]:
+    return containers(documents)[step]
+
+
+BROKEN: dict[str, Callable[[Documents], object]] = {
+    "train: no limits": lambda them: _exec(them, "train")["resources"].pop("resourceMemoryLimit"),
+    "train: may run as root": lambda them: pods(them)["train"]["securityContext"].update(runAsUser="0"),
+    "train: no deadline": lambda them: pods(them)["train"].pop("activeDeadlineSeconds"),
+    "train: not on the shared volume": lambda them: pods(them)["train"].pop("pvcMount"),
+    "train: credentials not from Secrets": lambda them: pods(them)["train"]["secretAsEnv"].pop(),
+    "train: an environment value in clear": lambda them: _exec(them, "train").update(env=[{"name": "A", "value": "b"}]),
+    "train: an image that may change": lambda them: _exec(them, "train").update(image="cdrl:latest"),
+    "train: no command of cdrl": lambda them: _exec(them, "train").update(command=["sh"]),
+    "train: installs when it runs": lambda them: _exec(them, "train")["command"].append("pip install torch"),
+    "train: Kubeflow's cache": lambda them: tasks(them)["train"]["cachingOptions"].update(enableCache=True),
+    "train: no retry": lambda them: tasks(them)["train"].pop("retryPolicy"),
+    "a secret in clear": lambda them: _exec(them, "train")["args"].append("--token=hunter2"),
+}
+
+
+@pytest.mark.parametrize("problem", BROKEN)
+def test_a_broken_policy_is_seen(problem: str) -> None:
+    broken = copy.deepcopy(json.loads(json.dumps(committed("train"))))
+    BROKEN[problem](broken)
+    assert problems(broken) == [problem]
