@@ -111,7 +111,8 @@ def _accepts(setting: dict[str, Any]) -> str:
     kind = setting.get("type")
     if kind == "array":
         items = setting.get("prefixItems") or [setting.get("items", {})]
-        return "list of: " + " and ".join(dict.fromkeys(_accepts(item) for item in items))
+        each = " and ".join(dict.fromkeys(_accepts(item) for item in items))
+        return "list of " + re.sub(r"^(list|whole number|number|text)", r"\1s", each)
     if kind == "object":
         return f"mapping of names to: {_accepts(setting.get('additionalProperties', {}))}"
     bounds = [f"{words} {setting[bound]:g}" for bound, words in BOUNDS.items() if bound in setting]
