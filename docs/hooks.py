@@ -12,7 +12,7 @@ from reference import pages
 ROOT = Path(__file__).parents[1]
 JOINED = {"infra.md": "infra/README.md"}  # page of the manual: where it lies in a checkout
 OUTWARD = re.compile(r"\[([^\]]+)\]\((\.\./[^)#]+)(#[^)]*)?\)")
-RELATIVE = re.compile(r"\[([^\]]+)\]\((?!https?:|#)([^)#]+)(#[^)]*)?\)")
+RELATIVE = re.compile(r"(?<!!)\[([^\]]+)\]\((?!https?:|#)([^)#]+)(#[^)]*)?\)")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
