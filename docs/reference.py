@@ -31,7 +31,7 @@ def commands() -> str:
     """Every command with its arguments and options, as `--help` shows them."""
     app = typer.Typer(name="cdrl")
     groups.attach(app)
-    root = typer.main.get_command(app)
+    root = _shown(typer.main.get_command(app))
     text = get_docs_for_click(obj=root, ctx=typer.Context(root), name="cdrl")
     text = text[text.index("## ") :]  # the root's own part is this page
     for noise, instead in (
@@ -40,6 +40,8 @@ def commands() -> str:
         (r"^\*\*(Usage|Arguments|Options)\*\*:\n\n", ""),
         (r"^\$ cdrl", "cdrl"),
         (r"<(int|float) range>", r"<\1>"),
+        (r"\n{3,}", "\n\n"),
+        (r"^(\*.*\n)\n(?=\*)", r"\1"),  # arguments and options are one list
     ):
         text = re.sub(noise, instead, text, flags=re.MULTILINE)
     lead = "Written from the commands' own help: `cdrl COMMAND --help` says the same."
@@ -67,6 +69,13 @@ def shipped() -> str:
         for name, what in presets().items()
     ]
     return "\n\n".join([lead, *parts]) + "\n"
+
+
+def _shown(command: Any) -> Any:
+    """The command without those below it that are hidden from users."""
+    if hasattr(command, "commands"):
+        command.commands = {name: _shown(inner) for name, inner in command.commands.items() if not inner.hidden}
+    return command
 
 
 def _sections(root: dict[str, Any], section: dict[str, Any], path: str, defaults: dict[str, Any]) -> Iterator[str]:

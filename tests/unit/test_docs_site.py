@@ -62,8 +62,9 @@ def commands() -> Iterator[list[str]]:
 
     def walk(command: Any, words: list[str]) -> Iterator[list[str]]:
         for name, inner in getattr(command, "commands", {}).items():
-            yield [*words, name]
-            yield from walk(inner, [*words, name])
+            if not inner.hidden:
+                yield [*words, name]
+                yield from walk(inner, [*words, name])
 
     app = typer.Typer()
     groups.attach(app)
@@ -136,7 +137,7 @@ def test_commands_of_a_page_are_commands(page: Path) -> None:
     for line in lines:
         words = shlex.split(line, comments=True)[1:]
         parameters = parse(words)
-        if words[0] in ("train", "schedule", "config") and "source" in parameters:
+        if words[0] in ("train", "schedule", "config") and parameters.get("source") in configuration.presets():
             configuration.load(parameters["source"], parameters["overrides"] or ())
 
 
