@@ -35,7 +35,7 @@ lint: .venv/.dev
 	@$(BIN)/lint-imports
 
 docs: .venv/.docs
-	@$(BIN)/mkdocs build --strict
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf .venv build site *.egg-info .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache
