@@ -4,7 +4,7 @@ import os
 import secrets
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from urllib.parse import urlsplit
 
 from cdrl.config import ClusterConfig
@@ -36,23 +36,24 @@ def connected(
     """
     import ray
 
-    ours = not ray.is_initialized()
-    if ours and cluster.address is None:
-        # Ray turns token authentication on by itself; given no token, it would leave one in the home folder
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        ray.init(
-            "local",  # also where RAY_ADDRESS names another cluster
-            num_cpus=num_cpus or cluster.max_workers,
-            resources=resources,
-            include_dashboard=dashboard,
-            dashboard_host="127.0.0.1",
-            log_to_driver=False,
-            logging_level="ERROR",
-            _node_ip_address="127.0.0.1",
-        )
-    elif ours:
-        _connect(str(cluster.address))
-    try:
+    with ExitStack() as stack:
+        if not ray.is_initialized():
+            stack.callback(ray.shutdown)
+            if cluster.address is None:
+                stack.enter_context(_loopback())
+                # Ray turns token authentication on by itself; given no token, it would leave one in the home folder
+                os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+                ray.init(
+                    "local",  # also where RAY_ADDRESS names another cluster
+                    num_cpus=num_cpus or cluster.max_workers,
+                    resources=resources,
+                    include_dashboard=dashboard,
+                    dashboard_host="127.0.0.1",
+                    log_to_driver=False,
+                    logging_level="ERROR",
+                )
+            else:
+                _connect(cluster.address)
         there = ray.cluster_resources()
         gpus = cluster.min_workers * cluster.gpu_share if cluster.use_gpu else 0
         for kind, needed in (("CPU", cluster.min_workers), ("GPU", gpus)):
@@ -62,9 +63,24 @@ def connected(
                     f"the Ray cluster has {there.get(kind, 0):g}"
                 )
         yield
+
+
+@contextmanager
+def _loopback() -> Iterator[None]:
+    """Let Ray use the loopback address, as it does on systems where it makes no clusters.
+
+    On Linux it takes this machine's address in the network, whatever address it is told, and listens on all of them.
+    """
+    from ray._private import ray_constants
+
+    name = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
+    before = os.environ.get(name), ray_constants.ENABLE_RAY_CLUSTER
+    os.environ[name], ray_constants.ENABLE_RAY_CLUSTER = "0", False  # the processes it starts read the first one
+    try:
+        yield
     finally:
-        if ours:
-            ray.shutdown()
+        os.environ.pop(name) if before[0] is None else os.environ.update({name: before[0]})
+        ray_constants.ENABLE_RAY_CLUSTER = before[1]
 
 
 def _connect(address: str) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import mlflow
 import numpy as np
+import psutil
 import pytest
 import ray
 from typer.testing import CliRunner
@@ -90,6 +91,14 @@ def three_workers() -> Iterator[ClusterConfig]:
     cluster = ClusterConfig(num_workers=3)
     with connected(cluster):
         yield cluster
+
+
+def test_a_session_listens_on_the_loopback_alone(three_workers: ClusterConfig) -> None:
+    me = psutil.Process()
+    own = {me.pid, *(child.pid for child in me.children(recursive=True))}
+    heard = {each.laddr.ip for each in psutil.net_connections("tcp") if each.status == "LISTEN" and each.pid in own}
+    assert {ip.removeprefix("::ffff:") for ip in heard} == {"127.0.0.1"}
+    assert ray.util.get_node_ip_address() == "127.0.0.1"
 
 
 def test_ray_workers_draw_what_one_process_draws(record: RunRecord, three_workers: ClusterConfig) -> None:
