@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from PIL import Image
 
 from cdrl.build import build_schedule
@@ -21,6 +22,7 @@ from cdrl.tuning.sweep import Sweep
 
 __all__ = ["importance_plot", "parallel_plot", "schedules_plot", "shared_step"]
 
+LABEL_HEIGHT = 0.028  # of the picture of the trials
 MAX_FD_RATIO = 30.0  # colours and the last axis end here, in units of the best
 
 
@@ -36,12 +38,13 @@ def parallel_plot(sweep: Sweep, trials: Sequence[Trial]) -> Image.Image:
     fds = np.array([min(trial.fd or 0, MAX_FD_RATIO * (scored[-1].fd or 1)) for trial in scored])
     logs = np.log(np.maximum(fds, 1e-6)) if len(fds) else fds
     fall = (logs - logs.min()) / max(np.ptp(logs), 1e-12) if len(fds) else logs
+    labels = _apart(fall[::-1])[::-1]  # of equal heights the better one stands lower
     for at, trial in enumerate(scored):
         line = [height[0][at] for height in heights] + [fall[at]]
         is_whole = trial.state == "complete"
         style: dict[str, Any] = {"linewidth": 2.2 if is_whole else 1.0, "alpha": 0.95 if is_whole else 0.6}
         axes.plot(range(len(line)), line, color=colormaps["viridis"](fall[at]), **style)
-        name, place = f"t{trial.number:03d} {trial.fd:.3g}", (len(keys), fall[at])
+        name, place = f"t{trial.number:03d} {trial.fd:.3g}", (len(keys), labels[at])
         axes.annotate(name, place, xytext=(5, -3), textcoords="offset points", fontsize=7)
     for at, (_, ticks) in enumerate(heights):
         axes.axvline(at, color="gray", linewidth=0.8)
@@ -101,6 +104,16 @@ def shared_step(trials: Sequence[Trial]) -> tuple[int, list[Trial]]:
     steps = [{score.step for score in trial.scores} for trial in measured]
     shared = set.intersection(*steps) if steps else set()
     return (max(shared), measured) if shared else (0, [])
+
+
+def _apart(heights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Heights (n,) within 0 ... 1 moved as little as lets a line of text stand at each, as far as there is room."""
+    gap = min(LABEL_HEIGHT, 1 / max(len(heights) - 1, 1))
+    rank = np.argsort(np.argsort(heights, kind="stable"))
+    fences = np.sort(heights) - gap * np.arange(len(heights))
+    up, down = np.maximum.accumulate(fences), np.minimum.accumulate(fences[::-1])[::-1]
+    spread = np.clip((up + down) / 2, 0, 1 - gap * (len(heights) - 1)) if len(heights) else fences
+    return (spread + gap * np.arange(len(heights)))[rank]
 
 
 def _draw(panels: Sequence[Any], schedule: Schedule, style: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from cdrl.config import load
 from cdrl.tracking.journal import Journal
 from cdrl.tuning.family import adopt
 from cdrl.tuning.notes import Notes, Score, State, Trial
-from cdrl.tuning.plots import shared_step
+from cdrl.tuning.plots import LABEL_HEIGHT, _apart, shared_step
 from cdrl.tuning.population import check_population
 from cdrl.tuning.propose import propose
 from cdrl.tuning.ranking import Ranking, rank
@@ -158,6 +158,16 @@ def test_a_person_sees_trials_scores_and_what_is_left(tmp_path: Path) -> None:
     live.file.seek(0)
     shown = live.file.read()
     assert "60/800" in shown and "warp=0.75" in shown and "1 of 16 trials over" in shown
+
+
+@pytest.mark.parametrize("heights", [[1.0, 1.0, 1.0, 0.5, 0.51, 0.0], [0.2, 0.9], [0.3], [], [0.0] * 5])
+def test_labels_stand_apart_in_their_order(heights: list[float]) -> None:
+    given = np.array(heights)
+    moved = _apart(given)
+    order = np.argsort(given, kind="stable")
+    assert (np.diff(moved[order]) >= LABEL_HEIGHT - 1e-12).all() and ((moved >= 0) & (moved <= 1)).all()
+    if (np.diff(given[order]) >= LABEL_HEIGHT).all():
+        assert moved == pytest.approx(given), "those that stand apart stay"
 
 
 def test_settings_of_a_space_give_way_to_the_command(tmp_path: Path) -> None:
