@@ -1,9 +1,11 @@
 """Jobs with a cluster of their own: RayJobs of KubeRay, through the Kubernetes API."""
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from cdrl.cluster.fit import over_quota
@@ -173,8 +175,13 @@ def _client() -> Any:
         from kubernetes import client, config
     except ImportError:
         raise ConfigError("--address kuberay needs the package kubernetes: pip install 'cdrl[cluster]'") from None
+    # read now, and not when the package was imported
+    places = os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
     try:
-        config.load_config()
+        if "KUBECONFIG" in os.environ or Path(places).exists():
+            config.load_kube_config(places)
+        else:
+            config.load_incluster_config()
     except (config.ConfigException, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"--address kuberay: no cluster is configured: {reason}; set KUBECONFIG") from None

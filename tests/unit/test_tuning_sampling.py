@@ -4,8 +4,9 @@ import _thread
 import json
 import shlex
 import shutil
+import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +226,14 @@ def test_a_space_that_is_used_up_ends_the_search(record: RunRecord) -> None:
     assert [each.sampling.num_steps for each in found.candidates] == [2, 0, 1]  # the run's own, and the curve
 
 
+@pytest.fixture
+def hears_control_c() -> Iterator[None]:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # workers of pytest-xdist ignore it
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("hears_control_c")
 def test_control_c_is_one_line_and_the_book_is_whole(record: RunRecord, capsys: pytest.CaptureFixture[str]) -> None:
     timer = threading.Timer(1.5, _thread.interrupt_main)
     timer.start()
