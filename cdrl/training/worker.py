@@ -254,12 +254,12 @@ class _Worker:
         return self.state.cost_s.get(pair, 0.0) if self.grid.owner(pair) == self.grid.rank else 0.0
 
     def heard(self, card: Checkpoint) -> None:
-        """Give the driver time to record what lies before a checkpoint: a run that resumes there measures it no more.
-
-        Called in the thread that writes it.
-        """
-        deadline_s = time.monotonic() + HEARD_S
-        while not ray.get(self.job.board.heard.remote(card.step)) and time.monotonic() < deadline_s:
+        """Give the driver time to record what lies before a checkpoint; called in the thread that writes it."""
+        # a run that resumes there measures it no more; after a driver that gave up there shall be no checkpoint
+        board, deadline_s = self.job.board, time.monotonic() + HEARD_S
+        while not ray.get(board.heard.remote(card.step)):
+            if time.monotonic() > deadline_s and ray.get(board.failure.remote()) is None:
+                return
             time.sleep(HEARD_POLL_S)
 
     def stands(self, card: Checkpoint, write_s: float) -> None:
