@@ -4,7 +4,7 @@ from kfp import dsl
 
 from components.image import IMAGE
 
-__all__ = ["submitted"]
+__all__ = ["placed", "submitted"]
 
 
 def submitted(address: object, root: object, *command: object) -> dsl.ContainerSpec:
@@ -14,3 +14,9 @@ def submitted(address: object, root: object, *command: object) -> dsl.ContainerS
     """
     args = ["--address", address, "--root", root, "--wait", "--", *command]
     return dsl.ContainerSpec(image=IMAGE, command=["cdrl", "submit"], args=args)
+
+
+def placed(data: object, root: object, storage: object, tracking: object) -> list[str]:
+    """The settings that say where a run finds its data and leaves what it makes."""
+    places = {"data.uri": data, "run.root": root, "run.storage": storage, "tracking.uri": tracking}
+    return [part for key, place in places.items() for part in ("--set", f"{key}={place}")]

@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.submitted import submitted
+from components.submitted import placed, submitted
 
 __all__ = ["train"]
 
@@ -22,13 +22,6 @@ def train(
         tracking: URI of the MLflow server; empty = a database below root.
         address: where the work is done: local, http://HOST:8265 or kuberay.
     """
-    settings = {
-        "run.name": run,
-        "training.num_updates": num_updates,
-        "data.uri": data,
-        "run.root": root,
-        "run.storage": storage,
-        "tracking.uri": tracking,
-    }
-    sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
-    return submitted(address, root, "train", f"{root}/{run}-sweep/best.yaml", *sets)
+    own = ["--set", f"run.name={run}", "--set", f"training.num_updates={num_updates}"]
+    places = placed(data, root, storage, tracking)
+    return submitted(address, root, "train", f"{root}/{run}-sweep/best.yaml", *own, *places)

@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.submitted import submitted
+from components.submitted import placed, submitted
 
 __all__ = ["tune"]
 
@@ -34,13 +34,6 @@ def tune(
         tracking: URI of the MLflow server; empty = a database below root.
         address: where the work is done: local, http://HOST:8265 or kuberay.
     """
-    settings = {
-        "training.num_updates": num_updates,
-        "data.uri": data,
-        "run.root": root,
-        "run.storage": storage,
-        "tracking.uri": tracking,
-    }
-    sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
-    named = ["--name", f"{run}-sweep"]
-    return submitted(address, root, "tune", config, "--space", space, "--num-trials", num_trials, *named, *sets)
+    own = ["--name", f"{run}-sweep", "--set", f"training.num_updates={num_updates}"]
+    places = placed(data, root, storage, tracking)
+    return submitted(address, root, "tune", config, "--space", space, "--num-trials", num_trials, *own, *places)

@@ -8,9 +8,20 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from cdrl.errors import ClusterOutage, JobFailed, JobRefused
+from cdrl.errors import ClusterError, ClusterOutage, ConfigError, JobFailed, JobRefused
 
-__all__ = ["FINISHED", "Job", "Place", "default_name", "follow", "job_id", "newest", "settle"]
+__all__ = [
+    "FINISHED",
+    "Job",
+    "Place",
+    "check_new",
+    "default_name",
+    "find",
+    "follow",
+    "job_id",
+    "newest",
+    "settle",
+]
 
 FINISHED = ("SUCCEEDED", "FAILED", "STOPPED")
 POLL_S = 1.0
@@ -86,6 +97,31 @@ def newest(jobs: Sequence[Job], ref: str) -> Job | None:
     named = [job for job in jobs if job.name == ref]
     exact = [job for job in jobs if job.id == ref and job.attempt > 1]
     return max(exact or named, key=lambda job: job.attempt, default=None)
+
+
+def find(jobs: Sequence[Job], ref: str, where: str) -> Job:
+    """As `newest`, of jobs that lie `where`.
+
+    Raises:
+        ClusterError: no such job.
+    """
+    if found := newest(jobs, ref):
+        return found
+    names = ", ".join(dict.fromkeys(job.name for job in jobs)) or "none"
+    raise ClusterError(f"job {ref!r}: no such job {where}; jobs: {names}")
+
+
+def check_new(jobs: Sequence[Job], name: str) -> None:
+    """Refuse a name that a job has.
+
+    Raises:
+        ConfigError: there is such a job.
+    """
+    if known := newest(jobs, name):
+        raise ConfigError(
+            f"--name {name!r}: there is such a job, it is {known.status}; "
+            f"take another name, or say `cdrl jobs resume {name}`"
+        )
 
 
 def follow(place: Place, ref: str, told: Callable[[str], None]) -> Iterator[str]:

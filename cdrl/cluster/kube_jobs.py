@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cdrl.cluster.fit import over_quota
-from cdrl.cluster.jobs import Job, job_id, newest
+from cdrl.cluster.jobs import Job, check_new, find, job_id, newest
 from cdrl.cluster.manifest import ATTEMPT_LABEL, COMMAND_ANNOTATION, JOB_LABEL, KUEUE_LABEL, render
 from cdrl.cluster.spec import JobSpec, check_name
 from cdrl.errors import ClusterError, ClusterOutage, ConfigError
@@ -35,11 +35,7 @@ class KubeJobs:
             ConfigError: not a name, there is such a job, or more GPUs than a quota of the namespace allows.
         """
         manifest = render(name, command, self._spec)
-        if known := newest(self.jobs(), name):
-            raise ConfigError(
-                f"--name {name!r}: there is such a job, it is {known.status}; "
-                f"take another name, or say `cdrl jobs resume {name}`"
-            )
+        check_new(self.jobs(), name)
         if too_much := over_quota(self._spec, self._quotas()):
             raise ConfigError(too_much)
         return self._create(manifest)
@@ -57,11 +53,7 @@ class KubeJobs:
         Raises:
             ClusterError: no such job.
         """
-        jobs = self.jobs()
-        if found := newest(jobs, ref):
-            return found
-        names = ", ".join(dict.fromkeys(job.name for job in jobs)) or "none"
-        raise ClusterError(f"job {ref!r}: no such job in namespace {self._spec.namespace!r}; jobs: {names}")
+        return find(self.jobs(), ref, f"in namespace {self._spec.namespace!r}")
 
     def logs(self, job: Job) -> str:
         """What the command has written: the log of the pod that submitted it, which outlives the cluster."""

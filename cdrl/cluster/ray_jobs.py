@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from cdrl import storage
-from cdrl.cluster.jobs import Job, job_id, newest
+from cdrl.cluster.jobs import Job, check_new, find, job_id, newest
 from cdrl.cluster.spec import check_name
 from cdrl.errors import ClusterError, ClusterOutage, ConfigError
 
@@ -91,11 +91,7 @@ class RayJobs:
             ConfigError: not a name, or there is such a job.
         """
         check_name(name)
-        if known := newest(self.jobs(), name):
-            raise ConfigError(
-                f"--name {name!r}: there is such a job, it is {known.status}; "
-                f"take another name, or say `cdrl jobs resume {name}`"
-            )
+        check_new(self.jobs(), name)
         return self._begin(name, 1, shlex.join(["cdrl", *command]))
 
     def jobs(self) -> list[Job]:
@@ -111,11 +107,7 @@ class RayJobs:
         Raises:
             ClusterError: no such job.
         """
-        jobs = self.jobs()
-        if found := newest(jobs, ref):
-            return found
-        names = ", ".join(dict.fromkeys(job.name for job in jobs)) or "none"
-        raise ClusterError(f"job {ref!r}: no such job at {self._address}; jobs: {names}")
+        return find(self.jobs(), ref, f"at {self._address}")
 
     def logs(self, job: Job) -> str:
         """What it has written so far."""
