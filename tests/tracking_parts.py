@@ -14,7 +14,10 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 
+from cdrl.config import Config
+from cdrl.runs import RunRecord
 from cdrl.tracking.journal import Journal
+from cdrl.tracking.run import TrackedRun
 
 Row = tuple[str, int, int, str]
 
@@ -30,6 +33,20 @@ def at_server(client: MlflowClient, run: str) -> list[Row]:
     names = client.get_run(run).data.metrics
     found = (metric for name in names for metric in client.get_metric_history(run, name))
     return sorted((metric.key, metric.step, metric.timestamp, repr(metric.value)) for metric in found)
+
+
+def record_of(run: TrackedRun, root: Path, config: Config) -> RunRecord:
+    """The record of a run without checkpoints, written below `root`."""
+    record = RunRecord(
+        run_id="tiny",
+        config=config,
+        manifest_digest="ab" * 32,
+        class_names=(),
+        tracking_uri=run.uri,
+        mlflow_run_id=run.mlflow_run_id,
+    )
+    record.write(str(root))
+    return record
 
 
 @contextmanager

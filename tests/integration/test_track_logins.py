@@ -6,7 +6,6 @@ import urllib.request
 from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import boto3
 import pytest
@@ -21,7 +20,7 @@ from cdrl.runs import RunRecord
 from cdrl.tracking.journal import Journal
 from cdrl.tracking.run import TrackedRun
 from tests.registry_parts import make_run, score
-from tests.tracking_parts import MlflowServer, at_server, in_journal
+from tests.tracking_parts import MlflowServer, at_server, in_journal, record_of
 from tests.training_parts import tiny_config
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
@@ -146,7 +145,7 @@ def test_without_the_right_login_no_step_is_lost(
     run.close()
     assert [line for line in told if says in line] == told[:1] and len(told) == 2, told
     assert "cdrl track sync" in told[1]
-    record = _record(run, tmp_path, config)
+    record = record_of(run, tmp_path, config)
     steps = [entry["step"] for _, entry in Journal(record.directory).entries() if "loss" in entry.get("values", ())]
     assert steps == list(range(1, 101))
 
@@ -177,16 +176,3 @@ def test_who_may_read_only_is_told_so_by_the_registry(
     log_in(monkeypatch, READER)
     with pytest.raises(RegistryError, match="HTTP status 403; the user of MLFLOW_TRACKING_USERNAME, 'reader'"):
         Registry(server.uri).register(record.run_id, root=str(tmp_path))
-
-
-def _record(run: TrackedRun, root: Path, config: Any) -> RunRecord:
-    record = RunRecord(
-        run_id="tiny",
-        config=config,
-        manifest_digest="ab" * 32,
-        class_names=(),
-        tracking_uri=run.uri,
-        mlflow_run_id=run.mlflow_run_id,
-    )
-    record.write(str(root))
-    return record

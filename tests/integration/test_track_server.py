@@ -14,13 +14,12 @@ from PIL import Image
 
 from cdrl.config import load
 from cdrl.data.prepare import Options, prepare
-from cdrl.runs import RunRecord
 from cdrl.tracking import sender, server
 from cdrl.tracking.journal import Journal
 from cdrl.tracking.run import TrackedRun
 from cdrl.tracking.sync import state, synchronise
 from tests.faults import FaultProxy
-from tests.tracking_parts import MlflowServer, at_server, in_journal
+from tests.tracking_parts import MlflowServer, at_server, in_journal, record_of
 from tests.training_parts import tiny_config
 from tests.training_runs import tiny_file, trained
 
@@ -51,20 +50,6 @@ def step_of(directory: Path) -> int:
     return max(steps, default=0)
 
 
-def record_of(run: TrackedRun, root: Path) -> RunRecord:
-    config = tiny_config(f"run.root={root}")
-    record = RunRecord(
-        run_id="tiny",
-        config=config,
-        manifest_digest="ab" * 32,
-        class_names=(),
-        tracking_uri=run.uri,
-        mlflow_run_id=run.mlflow_run_id,
-    )
-    record.write(str(root))
-    return record
-
-
 def updates(run: TrackedRun, first: int) -> None:
     """A hundred updates with a picture and a file."""
     for step in range(first, first + 100):
@@ -88,7 +73,7 @@ def test_a_server_that_is_down_at_the_start_and_frozen_later(
     mlflow_server.start()
     until(lambda: told[1:])
     assert told[1].endswith("answers again") and contacts == [run.mlflow_run_id]
-    record = record_of(run, tmp_path)
+    record = record_of(run, tmp_path, tiny_config(f"run.root={tmp_path}"))
 
     mlflow_server.send(signal.SIGSTOP)
     began_s = time.monotonic()
@@ -122,7 +107,7 @@ def test_answers_that_are_lost_change_nothing(mlflow_server: MlflowServer, tmp_p
         run.follow(lambda text: None)
         updates(run, 1)
         run.close()
-        record = record_of(run, tmp_path)
+        record = record_of(run, tmp_path, tiny_config(f"run.root={tmp_path}"))
         synchronise(record)
     assert at_server(client, record.mlflow_run_id) == in_journal(record.directory)
     experiment = client.get_experiment_by_name(tmp_path.name).experiment_id
